@@ -87,6 +87,23 @@ impl Timelines {
         }
     }
 
+    /// Records that the upstream is no cluster any more. The failover of its home shard, if one is under way, is the upstream's from now
+    /// on.
+    pub fn leave_cluster(&self) {
+        let mut log = self.lock();
+        let Some(home) = log.current(None) else { return };
+        let shards = std::mem::take(&mut log.followed);
+        let mut own = Followed { current: Some(home.clone()), open: None };
+        for (shard, followed) in shards {
+            let open = followed.open.filter(|open| shard.is_none() || open.left == home.generation);
+            own.open = own.open.or(open);
+        }
+        if let Some(open) = &mut own.open {
+            open.line.shard = None;
+        }
+        log.followed.insert(None, own);
+    }
+
     /// Records a sign that the primary of the generation `of` fails. The first sign opens a
     /// timeline. Commands wait from the first sign on. If `announced` is false, the sign is only a
     /// lost connection, which may mean nothing.

@@ -8,6 +8,7 @@ mod upstreams;
 pub use accepted::{AcceptedClient, CountGuard, Socket};
 pub use listeners::ListenerPlan;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -106,6 +107,8 @@ enum WorkerRequest {
     Activity(usize, oneshot::Sender<UpstreamActivity>),
     /// Asks which identities sessions use at the upstream of this number.
     Identities(usize, oneshot::Sender<Vec<IdentityUse>>),
+    /// Asks in which databases of the upstream of this number sessions are.
+    Databases(usize, oneshot::Sender<BTreeSet<u32>>),
     /// Has the connections to the upstream of this number replaced.
     Reconnect(usize, oneshot::Sender<()>),
     /// Ends the upstream of this number, and its sessions within this time.
@@ -226,6 +229,13 @@ impl Worker {
     pub async fn identities_in_use(&self, upstream: usize) -> Option<Vec<IdentityUse>> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(WorkerRequest::Identities(upstream, answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Returns the databases in which sessions of the upstream of this number are; `None` if the worker is gone.
+    pub async fn databases_in_use(&self, upstream: usize) -> Option<BTreeSet<u32>> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(WorkerRequest::Databases(upstream, answer)).await.ok()?;
         answered.await.ok()
     }
 
@@ -351,6 +361,10 @@ async fn run(
                     if let Some(upstream) = upstreams.get(upstream) {
                         let _ = answer.send(upstream.identities_in_use());
                     }
+                }
+                Some(WorkerRequest::Databases(upstream, answer)) => {
+                    let databases = sessions.clone().databases_of(upstream);
+                    meter.spawn_local(async move { drop(answer.send(databases.await)) });
                 }
                 Some(WorkerRequest::EndUpstream(upstream, within, answer)) => {
                     listeners.forget_upstream(upstream);

@@ -35,9 +35,9 @@ pub(super) struct MetricsRegistry {
 pub(super) struct RegistryVersion {
     /// See [`crate::tenant::Tenants::version`].
     pub(super) tenants: u64,
-    /// The number of each upstream, the [`Replication::version`] of its replicas, and the [`ReplicaHealth::version`] of those that may
+    /// The number of each upstream, whether it is a cluster, the [`Replication::version`] of its replicas, and the [`ReplicaHealth::version`] of those that may
     /// serve reads.
-    pub(super) upstreams: Vec<(usize, u64, u64)>,
+    pub(super) upstreams: Vec<(usize, bool, u64, u64)>,
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);

@@ -88,7 +88,7 @@ impl MetricsEndpoint {
         let replications: Vec<_> = upstreams.iter().map(View::sampled).collect();
         let versions = upstreams.iter().zip(&replications).map(|(view, replication)| {
             let replicas = replication.as_ref().map_or(0, |replication| replication.version);
-            (view.number, replicas, view.read_replicas_version())
+            (view.number, view.cluster.borrow().is_some(), replicas, view.read_replicas_version())
         });
         let version = RegistryVersion { tenants: tenants.version, upstreams: versions.collect() };
         let registry = self.registry(version);
@@ -110,8 +110,8 @@ impl MetricsEndpoint {
             for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
                 registry.publish(&declared::SENTINELS, [name, view], count);
             }
-            if let Some(cluster) = cluster {
-                registry.publish_cluster(name, &cluster.borrow(), &discovery.borrow());
+            if let Some(cluster) = cluster.borrow().clone() {
+                registry.publish_cluster(name, &cluster, &discovery.borrow());
             }
             registry.publish_failovers(name, timelines);
             registry.publish_orders(name, &ordered.borrow());

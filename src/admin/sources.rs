@@ -17,7 +17,7 @@ use crate::drain::FormerProcess;
 use crate::listener::ListenerCounts;
 use crate::logs::LogLimit;
 use crate::net::budget::Budget;
-use crate::operator::OperatorStatus;
+use crate::operator::{OperatorStatus, Target};
 use crate::replica::LagBound;
 use crate::rotation::Tallies;
 use crate::tenant::Tenants;
@@ -97,8 +97,6 @@ impl ListenerView {
 /// The settings of an upstream that `/status` shows.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
-    /// How respgate finds the primary: `sentinel`, `cluster` or `fixed`.
-    pub kind: &'static str,
     /// The greatest number of connections, all workers together.
     pub max_connections: usize,
     /// The greatest number of those that sessions hold.
@@ -120,10 +118,12 @@ pub struct View {
     pub name: String,
     /// The settings that `/status` shows.
     pub limits: watch::Receiver<UpstreamLimits>,
+    /// Where the upstream is.
+    pub target: watch::Receiver<Target>,
     /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
-    /// The newest state of the cluster; `None` if the upstream is none.
-    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
+    /// The newest state of the cluster; `None` while the upstream is none.
+    pub cluster: watch::Receiver<Option<Arc<ClusterTopology>>>,
     /// The state of the Sentinels, or of the nodes of the cluster, as discovery knows it.
     pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The state of the replicas that may serve reads.
@@ -154,10 +154,10 @@ pub(super) struct ReadReplicasView {
 impl View {
     /// Returns the state of the replicas of each primary, and the terms on which they serve reads now.
     pub(super) fn read_replicas(&self) -> Vec<ReadReplicasView> {
-        let Some(cluster) = &self.cluster else {
+        let Some(cluster) = self.cluster.borrow().clone() else {
             return vec![self.read_replicas_of(None, self.reads.borrow().clone(), &self.topology.borrow())];
         };
-        let (cluster, health) = (cluster.borrow().clone(), self.shard_reads.borrow().clone());
+        let health = self.shard_reads.borrow().clone();
         let shards = cluster.shards.iter().filter_map(|shard| {
             let health = health.get(&shard.number)?.borrow().clone();
             Some(self.read_replicas_of(Some(shard.number), health, &shard.topology))

@@ -125,8 +125,7 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
 
 /// Returns the warnings about the shards of a cluster that serve slots and have no primary. The home shard has a warning already.
 fn of_shards(view: &View, subject: &str) -> Vec<Warning> {
-    let Some(cluster) = &view.cluster else { return Vec::new() };
-    let cluster = cluster.borrow().clone();
+    let Some(cluster) = view.cluster.borrow().clone() else { return Vec::new() };
     let home = cluster.home().map(|shard| shard.number);
     let shards = cluster.shards.iter().filter(|shard| Some(shard.number) != home);
     let lost = shards.filter(|shard| cluster.slots.serves(shard.number)).filter_map(|shard| {

@@ -91,8 +91,8 @@ pub(super) struct Follow {
     pub(super) overlay: Overlay,
     pub(super) reach: Reach,
     pub(super) topology: watch::Sender<Topology>,
-    /// The cluster for workers; `None` if the upstream is none.
-    pub(super) cluster: Option<watch::Sender<Arc<ClusterTopology>>>,
+    /// The cluster for workers; `None` while the upstream is none.
+    pub(super) cluster: watch::Sender<Option<Arc<ClusterTopology>>>,
     pub(super) access: watch::Sender<Access>,
     pub(super) discovery: watch::Sender<DiscoveryStatus>,
     pub(super) status: watch::Sender<OperatorStatus>,
@@ -119,7 +119,10 @@ impl Follow {
                     Err(_) => return,
                 },
                 changed = changed(&mut self.reach.discovery.cluster) => match changed {
-                    Ok(()) => self.publish(),
+                    Ok(cluster) => {
+                        self.overlay.discover_cluster(cluster);
+                        self.publish();
+                    }
                     Err(_) => return,
                 },
                 changed = self.reach.discovery.status.changed() => match changed {
@@ -191,7 +194,8 @@ impl Follow {
 
     fn adopt(&mut self, adopted: Adopted) {
         let Adopted { mut reach, target, is_configured } = adopted;
-        self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
+        let cluster = reach.discovery.cluster.as_mut().map(|cluster| cluster.borrow_and_update().clone());
+        self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone(), cluster);
         // Workers take it over together with the topology.
         self.access.send_replace(reach.access.clone());
         self.sampled.send_replace(reach.sampled.clone());
@@ -231,17 +235,24 @@ impl Follow {
         if topology.primary().is_some() && !self.status.borrow().has_served {
             self.status.send_modify(|status| status.has_served = true);
         }
-        self.topology.send_replace(topology);
-        if let (Some(newest), Some(discovered)) = (&self.cluster, &mut self.reach.discovery.cluster) {
-            newest.send_replace(self.overlay.cluster(&discovered.borrow_and_update()));
+        // The cluster first: if one replaces a primary, or a primary a cluster, workers must know it before commands go on.
+        let cluster = self.overlay.cluster();
+        if cluster.is_some() || self.cluster.borrow().is_some() {
+            self.cluster.send_replace(cluster);
         }
+        self.topology.send_replace(topology);
     }
 }
 
-/// Waits until the cluster changes; for ever if the upstream is none.
-async fn changed(cluster: &mut Option<watch::Receiver<Arc<ClusterTopology>>>) -> Result<(), RecvError> {
+/// Waits until the cluster changes, and returns it; waits for ever if the upstream is none.
+async fn changed(
+    cluster: &mut Option<watch::Receiver<Arc<ClusterTopology>>>,
+) -> Result<Arc<ClusterTopology>, RecvError> {
     match cluster {
-        Some(cluster) => cluster.changed().await,
+        Some(cluster) => {
+            cluster.changed().await?;
+            Ok(cluster.borrow_and_update().clone())
+        }
         None => std::future::pending().await,
     }
 }

@@ -45,8 +45,8 @@ pub struct Steered {
     pub config: watch::Sender<UpstreamConfig>,
     /// The topology for workers.
     pub topology: watch::Receiver<Topology>,
-    /// The cluster for workers; `None` if the upstream is none.
-    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
+    /// The cluster for workers; `None` while the upstream is none.
+    pub cluster: watch::Receiver<Option<Arc<ClusterTopology>>>,
     /// How workers reach the primary.
     pub access: watch::Receiver<Access>,
     /// What the present discovery knows of the Sentinels.
@@ -70,10 +70,11 @@ pub fn steer(number: usize, config: UpstreamConfig, target: Target, ctx: &Target
     reach.put_in_force(ctx);
     let mut overlay = Overlay::new();
     overlay.discover(reach.discovery.topology.borrow().clone());
+    if let Some(cluster) = &reach.discovery.cluster {
+        overlay.discover_cluster(cluster.borrow().clone());
+    }
     let (topology, topology_seen) = watch::channel(overlay.topology());
-    let discovered = reach.discovery.cluster.as_ref();
-    let (cluster, cluster_seen) =
-        discovered.map(|discovered| watch::channel(discovered.borrow().clone())).unzip();
+    let (cluster, cluster_seen) = watch::channel(overlay.cluster());
     let (access, access_seen) = watch::channel(reach.access.clone());
     let (discovery, discovery_seen) = watch::channel(reach.discovery.status.borrow().clone());
     let (sampled, sampled_seen) = watch::channel(reach.sampled.clone());

@@ -20,6 +20,8 @@ use crate::topology::{Generation, Outage, Primary, Sign, Topology};
 pub(super) struct Overlay {
     /// The newest topology of the present discovery, with its own generations.
     discovered: Topology,
+    /// The newest state of the present cluster, with its own generations; `None` if the upstream is none.
+    cluster: Option<Arc<ClusterTopology>>,
     /// The number that turns a generation of the present discovery into one for workers.
     base: u64,
     /// The highest generation that workers have seen.
@@ -44,6 +46,7 @@ impl Overlay {
     pub(super) fn new() -> Self {
         Self {
             discovered: Topology::Unknown(Arc::new(Outage::Starting)),
+            cluster: None,
             base: 0,
             highest: 0,
             pause: None,
@@ -57,17 +60,17 @@ impl Overlay {
         self.cover(&self.discovered)
     }
 
-    /// Returns the cluster for workers: orders concern all its shards.
-    pub(super) fn cluster(&self, discovered: &Arc<ClusterTopology>) -> Arc<ClusterTopology> {
-        // A cluster is never switched, so its generations are those of its discovery.
-        if !self.switching && self.pause.is_none() {
-            return Arc::clone(discovered);
+    /// Returns the cluster for workers; `None` if the upstream is none. Orders concern all its shards.
+    pub(super) fn cluster(&self) -> Option<Arc<ClusterTopology>> {
+        let discovered = self.cluster.as_ref()?;
+        if !self.switching && self.pause.is_none() && self.base == 0 {
+            return Some(Arc::clone(discovered));
         }
         let shards = discovered
             .shards
             .iter()
             .map(|shard| Shard { topology: self.cover(&shard.topology), ..Shard::clone(shard) });
-        Arc::new(ClusterTopology { shards: shards.collect(), ..ClusterTopology::clone(discovered) })
+        Some(Arc::new(ClusterTopology { shards: shards.collect(), ..ClusterTopology::clone(discovered) }))
     }
 
     fn cover(&self, discovered: &Topology) -> Topology {
@@ -87,10 +90,20 @@ impl Overlay {
 
     /// Takes over the newest topology of the present discovery.
     pub(super) fn discover(&mut self, topology: Topology) {
+        self.note_generation(&topology);
+        self.discovered = topology;
+    }
+
+    /// Takes over the newest state of the present cluster.
+    pub(super) fn discover_cluster(&mut self, cluster: Arc<ClusterTopology>) {
+        cluster.shards.iter().for_each(|shard| self.note_generation(&shard.topology));
+        self.cluster = Some(cluster);
+    }
+
+    fn note_generation(&mut self, topology: &Topology) {
         if let Some(primary) = topology.primary() {
             self.highest = self.highest.max(self.base + primary.generation.0);
         }
-        self.discovered = topology;
     }
 
     /// Pauses the upstream. A pause at once stays one if it is ordered again with a drain. Returns the kind of the pause in force.
@@ -134,10 +147,14 @@ impl Overlay {
 
     /// Follows another discovery from now on, with generations above those of the former one. Ends the switch, and a
     /// pause that was ordered before it.
-    pub(super) fn adopt(&mut self, discovered: Topology) {
+    pub(super) fn adopt(&mut self, discovered: Topology, cluster: Option<Arc<ClusterTopology>>) {
         self.base = self.highest;
         self.pause = self.pause.filter(|_| self.outlasts_switch);
         (self.switching, self.outlasts_switch) = (false, false);
+        self.cluster = None;
+        if let Some(cluster) = cluster {
+            self.discover_cluster(cluster);
+        }
         self.discover(discovered);
     }
 
@@ -247,11 +264,11 @@ mod tests {
         assert_eq!(seen(&overlay), (Some(3), None));
         overlay.pause(Pause::Drained);
         overlay.begin_switch().unwrap();
-        overlay.adopt(Topology::Known(primary(1)));
+        overlay.adopt(Topology::Known(primary(1)), None);
         assert_eq!(seen(&overlay), (Some(4), None), "the pause ends with the switch");
         overlay.discover(Topology::Known(primary(2)));
         assert_eq!(seen(&overlay), (Some(5), None));
-        overlay.adopt(Topology::Known(primary(1)));
+        overlay.adopt(Topology::Known(primary(1)), None);
         assert_eq!(seen(&overlay), (Some(6), None));
     }
 
@@ -262,12 +279,12 @@ mod tests {
         overlay.begin_switch().unwrap();
         overlay.pause(Pause::Drained);
         assert_eq!(seen(&overlay), (Some(1), Some(Sign::Switching)));
-        overlay.adopt(Topology::Known(primary(1)));
+        overlay.adopt(Topology::Known(primary(1)), None);
         assert_eq!(seen(&overlay), (Some(2), Some(Sign::Paused)));
         assert!(overlay.is_paused());
         // The next switch ends it, because it was ordered before.
         overlay.begin_switch().unwrap();
-        overlay.adopt(Topology::Known(primary(1)));
+        overlay.adopt(Topology::Known(primary(1)), None);
         assert_eq!(seen(&overlay), (Some(3), None));
         // One that is ended in the switch does not come back.
         overlay.begin_switch().unwrap();
@@ -277,12 +294,58 @@ mod tests {
         assert_eq!(seen(&overlay), (Some(3), None));
     }
 
+    /// Returns a cluster whose shards have primaries of these generations.
+    fn cluster(generations: &[u64]) -> Arc<ClusterTopology> {
+        let shard = |(number, generation)| Shard {
+            number: crate::cluster::ShardNumber(number),
+            topology: Topology::Known(primary(generation)),
+            replicas: Vec::new(),
+        };
+        let shards = (0..).zip(generations.iter().copied()).map(shard);
+        Arc::new(ClusterTopology { shards: shards.collect(), ..ClusterTopology::default() })
+    }
+
+    /// Returns the generation of each shard as workers see it, and why its commands wait; `None` for one primary.
+    fn seen_of_shards(overlay: &Overlay) -> Option<Vec<(u64, Option<Sign>)>> {
+        let seen = |shard: &Shard| match &shard.topology {
+            Topology::Known(primary) => (primary.generation.0, None),
+            Topology::Failing(primary, sign) => (primary.generation.0, Some(*sign)),
+            Topology::Unknown(_) => unreachable!(),
+        };
+        overlay.cluster().map(|cluster| cluster.shards.iter().map(seen).collect())
+    }
+
+    #[test]
+    fn generations_rise_from_a_primary_over_clusters_to_a_primary() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Known(primary(3)));
+        assert_eq!(seen_of_shards(&overlay), None);
+        overlay.begin_switch().unwrap();
+        overlay.adopt(Topology::Known(primary(2)), Some(cluster(&[2, 1, 5])));
+        assert_eq!(seen(&overlay), (Some(5), None));
+        assert_eq!(seen_of_shards(&overlay), Some(vec![(5, None), (4, None), (8, None)]));
+        assert_eq!(overlay.inner(Hint::Lost(Generation(8))), Some(Hint::Lost(Generation(5))));
+        overlay.discover_cluster(cluster(&[2, 6, 5]));
+        overlay.begin_switch().unwrap();
+        let switching = Some(Sign::Switching);
+        assert_eq!(seen_of_shards(&overlay), Some(vec![(5, switching), (9, switching), (8, switching)]));
+        overlay.adopt(Topology::Known(primary(1)), Some(cluster(&[1, 2])));
+        assert_eq!(
+            seen_of_shards(&overlay),
+            Some(vec![(10, None), (11, None)]),
+            "above those of every shard"
+        );
+        overlay.begin_switch().unwrap();
+        overlay.adopt(Topology::Known(primary(1)), None);
+        assert_eq!((seen(&overlay), seen_of_shards(&overlay)), ((Some(12), None), None));
+    }
+
     #[test]
     fn hints_reach_the_discovery_that_they_concern() {
         let mut overlay = Overlay::new();
         overlay.discover(Topology::Known(primary(2)));
         assert_eq!(overlay.inner(Hint::Lost(Generation(2))), Some(Hint::Lost(Generation(2))));
-        overlay.adopt(Topology::Known(primary(1)));
+        overlay.adopt(Topology::Known(primary(1)), None);
         assert_eq!(overlay.inner(Hint::Lost(Generation(2))), None);
         assert_eq!(overlay.inner(Hint::NotPrimary(Generation(3))), Some(Hint::NotPrimary(Generation(1))));
     }

@@ -10,15 +10,15 @@ use super::check::{self, Candidate};
 use super::follow::{Adopted, Order};
 use super::operators::{DRAIN_LIMIT, Operators, Steered, busy};
 use super::target::{DataProof, Target};
-use crate::topology::Topology;
-use crate::upstream::config::UpstreamConfig;
+use crate::topology::{Address, Topology};
+use crate::upstream::config::{Pool, UpstreamConfig};
 
 /// A switch that succeeded.
 #[derive(Clone, Debug)]
 pub struct Switched {
-    /// The address before; `None` if no primary was known.
+    /// The address before, or the cluster; `None` if no primary was known.
     pub from: Option<String>,
-    /// The address of the new primary.
+    /// The address of the new primary, or the cluster.
     pub to: String,
     /// The time for which commands waited.
     pub held: Duration,
@@ -86,12 +86,8 @@ impl Operators {
         is_configured: bool,
     ) -> Result<PreparedSwitch, String> {
         let steered = self.find(&config.name)?;
-        if target.is_cluster() || steered.target.borrow().is_cluster() {
-            return Err(
-                "respgate switches no upstream to or from a cluster while it runs; change the url in the configuration, and \
-                 restart or upgrade respgate"
-                    .into(),
-            );
+        if target.is_cluster() && config.pool == Pool::Session {
+            return Err("pool is \"session\", which gives each client one connection, and a client of a cluster needs several".into());
         }
         let Ok(turn) = steered.turn.clone().try_lock_owned() else { return Err(busy(&config.name)) };
         let mut candidate = check::open(self, &steered, &target, config).await?;
@@ -107,6 +103,7 @@ impl Operators {
         let PreparedSwitch { steered, mut candidate, target, proof, missing_commands, is_configured, _turn } =
             prepared;
         let (to, by) = (target.to_string().into(), self.by.clone());
+        let former = steered.target.borrow().clone();
         let from = self.order(&steered, |done| Order::BeginSwitch { to, by, done }).await??;
         let began = Instant::now();
         match self.hold_and_verify(&steered, &mut candidate, proof).await {
@@ -118,7 +115,7 @@ impl Operators {
                 return Err(format!("commands waited {held} ms and go to the present server again: {why}"));
             }
         }
-        let to = candidate.address.to_string();
+        let to = place(&target, &candidate.address);
         let adopted = Box::new(Adopted { reach: candidate.reach, target, is_configured });
         self.order(&steered, |done| Order::Adopt { adopted, done }).await?;
         self.followed(&steered).await;
@@ -131,7 +128,7 @@ impl Operators {
                 "an operator has switched the upstream until the next start: change its url in the configuration too"
             );
         }
-        let from = from.map(|primary| primary.address.to_string());
+        let from = from.map(|primary| place(&former, &primary.address));
         Ok(Switched { from, to, held, missing_commands, until_start })
     }
 
@@ -160,4 +157,9 @@ impl Operators {
             None => candidate.verify(proof).await,
         }
     }
+}
+
+/// Returns what a target is called once its primary is known: a cluster has several.
+fn place(target: &Target, primary: &Address) -> String {
+    if target.is_cluster() { target.to_string() } else { primary.to_string() }
 }

@@ -53,6 +53,15 @@ impl Target {
         matches!(self.discovery, DiscoveryConfig::Cluster(_))
     }
 
+    /// Returns how respgate finds the primary: `sentinel`, `cluster` or `fixed`.
+    pub fn kind(&self) -> &'static str {
+        match self.discovery {
+            DiscoveryConfig::Sentinel(_) => "sentinel",
+            DiscoveryConfig::Cluster(_) => "cluster",
+            DiscoveryConfig::Fixed(_) => "fixed",
+        }
+    }
+
     /// Returns true if `other` has other TLS settings to the nodes.
     pub fn has_other_tls(&self, other: &Self) -> bool {
         profile(&self.tls) != profile(&other.tls)
@@ -176,6 +185,9 @@ impl Target {
             (DiscoveryConfig::Fixed(own), DiscoveryConfig::Fixed(other)) => own == other,
             (DiscoveryConfig::Sentinel(own), DiscoveryConfig::Sentinel(other)) => {
                 own.primary_name == other.primary_name && own.seeds == other.seeds && own.nat == other.nat
+            }
+            (DiscoveryConfig::Cluster(own), DiscoveryConfig::Cluster(other)) => {
+                own.seeds == other.seeds && own.nat == other.nat
             }
             _ => false,
         }

@@ -4,7 +4,6 @@ use crate::admin::security::TlsStatus;
 use crate::admin::{ListenerView, UpstreamLimits};
 use crate::certificates::Certificates;
 use crate::config::{Config, Upstream};
-use crate::discovery::config::DiscoveryConfig;
 use crate::listener::set::{Listeners, Prepared};
 use crate::upstream::config::UpstreamConfig;
 use crate::worker::ListenerPlan;
@@ -68,11 +67,6 @@ pub fn listener_views(config: &Config, listeners: &Listeners) -> Vec<ListenerVie
 /// Returns what the admin listener shows of an upstream's limits.
 pub fn limits(upstream: &Upstream) -> UpstreamLimits {
     UpstreamLimits {
-        kind: match upstream.discovery {
-            DiscoveryConfig::Fixed(_) => "fixed",
-            DiscoveryConfig::Sentinel(_) => "sentinel",
-            DiscoveryConfig::Cluster(_) => "cluster",
-        },
         max_connections: upstream.config.max_connections,
         max_leased: upstream.config.max_leased,
         hold_timeout: upstream.config.hold_timeout,

@@ -107,9 +107,8 @@ impl Upstreams {
             steered.topology.clone(),
             replicas.subscribe(),
         );
-        let shards = steered.cluster.clone().map_or_else(ShardReplicas::none, |cluster| {
-            read_replicas::shards::spawn(&config.name, steered.sampled.clone(), cluster)
-        });
+        let shards =
+            read_replicas::shards::spawn(&config.name, steered.sampled.clone(), steered.cluster.clone());
         let plan = UpstreamPlan {
             number,
             config: config.clone(),
@@ -135,6 +134,7 @@ impl Upstreams {
                 number: steered.number,
                 name: plan.config.name.clone(),
                 limits: limits.subscribe(),
+                target: steered.target.clone(),
                 topology: steered.topology.clone(),
                 cluster: steered.cluster.clone(),
                 discovery: steered.discovery.clone(),

@@ -27,7 +27,7 @@ impl Session {
             return Step::Stay(pause);
         }
         // The only look at clusters on the path of nearly every command.
-        if self.ctx.upstream.is_cluster() {
+        if self.ctx.upstream.has_been_cluster() {
             return self.dispatch_in_cluster(request);
         }
         let route = self.route(request);
@@ -39,13 +39,17 @@ impl Session {
         self.dispatch_by(request, route)
     }
 
-    /// As [`Self::dispatch`], in front of a cluster.
+    /// As [`Self::dispatch`], in front of a cluster, or of a primary that has replaced one.
     #[inline(never)]
     fn dispatch_in_cluster(&mut self, request: &Request<'_>) -> Step {
         if let Some(step) = self.place_transaction() {
             return step;
         }
         let route = self.route(request);
+        if !self.ctx.upstream.is_cluster() {
+            self.leave_cluster();
+            return self.dispatch_by(request, route);
+        }
         if let Some(step) = self.spread(request, &route) {
             return step;
         }

@@ -2,11 +2,13 @@
 //! among them which clients to disconnect.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Tick};
@@ -18,6 +20,8 @@ use crate::net::buffers::Buffers;
 const RELIEF_PAUSE: Duration = Duration::from_millis(2);
 /// Minimum time between two log lines about evictions.
 const RELIEF_LOG_PERIOD: Duration = Duration::from_secs(1);
+/// Number of sessions that one step looks at.
+const VIEWS_PER_STEP: usize = 64;
 /// Number of checks after which a worker disconnects its own largest client although another worker's client is
 /// larger.
 const MAX_DEFERRED_ROUNDS: u32 = 10;
@@ -77,6 +81,30 @@ impl SessionRegistry {
                 return;
             }
             left.await;
+        }
+    }
+
+    /// Returns the databases in which the sessions of an upstream are. Looks at a few sessions at a time, between which others run.
+    pub async fn databases_of(self: Rc<Self>, upstream: usize) -> BTreeSet<u32> {
+        let (mut databases, mut last) = (BTreeSet::new(), None);
+        loop {
+            let seen = {
+                let views = self.views.borrow();
+                let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+                let mut some = views.range((from, Bound::Unbounded)).take(VIEWS_PER_STEP).peekable();
+                if some.peek().is_none() {
+                    return databases;
+                }
+                some.inspect(|(_, view)| {
+                    if view.upstream == upstream {
+                        databases.insert(view.database());
+                    }
+                })
+                .last()
+                .map(|(id, _)| *id)
+            };
+            last = seen;
+            yield_now().await;
         }
     }
 

@@ -14,6 +14,9 @@ use crate::upstream::shared::queue::IfLost;
 /// Number of scans that a session remembers. The oldest are forgotten.
 const REMEMBERED: usize = 16;
 
+/// Stands for all nodes of a cluster. No primary has this generation.
+const CLUSTER: Generation = Generation(0);
+
 /// Remembers which primary each of a session's scans last asked.
 #[derive(Debug, Default)]
 pub(super) struct Scans(Vec<(u64, Generation)>);
@@ -55,6 +58,23 @@ impl Session {
             self.lanes.scans.asked(scan, now);
         }
         step
+    }
+}
+
+/// Scans of a whole cluster, whose cursors say by themselves how they go on.
+impl Session {
+    /// Returns a SCAN from the beginning if its cursor is that of a primary that a cluster has replaced.
+    pub(super) fn scan_cluster_anew(&self, request: &Request<'_>) -> Option<Vec<u8>> {
+        let cursor = cursor_index(request.name());
+        let stale =
+            request.arg(cursor) != Some(b"0") && self.lanes.scans.stale(identity(request, cursor), CLUSTER);
+        stale.then(|| from_the_beginning(request, cursor))
+    }
+
+    /// Takes note of a SCAN that was sent to a cluster.
+    pub(super) fn note_cluster_scan(&mut self, request: &Request<'_>) {
+        let scan = identity(request, cursor_index(request.name()));
+        self.lanes.scans.asked(scan, CLUSTER);
     }
 }
 

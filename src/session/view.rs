@@ -218,6 +218,11 @@ impl ClientView {
             && scope.tenant.is_none_or(|number| tenant() == Some(number))
     }
 
+    /// Returns the database in which the client is.
+    pub(super) fn database(&self) -> u32 {
+        self.database.get()
+    }
+
     /// Calls `show` with the name of the client's tenant; empty without one.
     pub(super) fn with_tenant_name<T>(&self, show: impl FnOnce(&str) -> T) -> T {
         show(self.tenant.borrow().as_ref().map_or("", |tenant| &tenant.tenant.config.name))

@@ -161,3 +161,28 @@ async fn without_shards_the_upstream_reports_for_itself_again() {
     after(5000).await;
     assert_eq!(timelines.finished().pop().unwrap().generation, Generation(3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_at_the_home_shard_goes_on_without_the_cluster() {
+    let timelines = Timelines::default();
+    let (home, other) = (timelines.of_shard(ShardNumber(1)), timelines.of_shard(ShardNumber(2)));
+    for (handle, generation) in [(&timelines, 1), (&home, 1), (&other, 2)] {
+        handle.verified(&primary(generation));
+        handle.sign(Generation(generation), "switched", true);
+    }
+    after(10).await;
+    // Both workers leave it.
+    for _ in 0..2 {
+        timelines.leave_cluster();
+        for (handle, generation) in [(&home, 1), (&other, 2), (&timelines, 1)] {
+            handle.named(Generation(generation), true);
+        }
+        [&home, &other].into_iter().for_each(Timelines::forget_shard);
+        timelines.verified(&primary(3));
+    }
+    after(5000).await;
+    let lines = timelines.finished();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((lines[0].shard, lines[0].sign.as_str(), lines[0].lossless()), (None, "switched", true));
+    assert_eq!((lines[0].from.as_str(), lines[0].to.as_str()), ("n:6380", "n:6382"));
+}

@@ -2,23 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::parts::Parts;
 use crate::topology::{Generation, Outage, Primary, ServerInfo, Sign, Topology};
 
 impl Parts {
-    /// Follows the topology until discovery ends.
-    pub(super) async fn follow(self, mut topology: watch::Receiver<Topology>) {
-        loop {
-            let newest = topology.borrow_and_update().clone();
-            self.adopt(&newest);
-            if topology.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
     pub(super) fn adopt(&self, topology: &Topology) {
         let hold = &self.dialing.hold;

@@ -15,6 +15,7 @@ mod follow;
 pub mod held;
 mod hold;
 mod housekeeping;
+mod layout;
 mod learn;
 pub mod leased;
 mod parts;
@@ -49,6 +50,7 @@ use self::fanin::drive::subscription;
 use self::fanin::subscription::Subscription;
 use self::held::{Held, HeldBytes};
 use self::hold::Hold;
+use self::layout::Layout;
 use self::learn::{Inquiries, NO_PRIMARY};
 use self::leased::lease::Lease;
 use self::parts::{Common, Parts};
@@ -99,8 +101,9 @@ pub struct UpstreamPlan {
     pub timelines: Timelines,
     /// What is known of its replicas.
     pub replicas: ReplicaFeed,
-    /// The shards of a cluster, as discovery publishes them. `topology` then shows the home shard. `None` for one primary.
-    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
+    /// The shards of a cluster, as discovery publishes them. `topology` then shows the home shard. `None` for one primary. When one
+    /// replaces the other, this is published before `topology`.
+    pub cluster: watch::Receiver<Option<Arc<ClusterTopology>>>,
     /// What is known of the replicas of each shard of a cluster.
     pub shard_replicas: watch::Receiver<Arc<ShardFeeds>>,
 }
@@ -125,8 +128,8 @@ pub struct Upstream {
     reports: Rc<Reports>,
     inquiries: Inquiries,
     replicas: Rc<ReplicaReads>,
-    /// The shards, if the upstream is a cluster. `parts` then belongs to its home shard.
-    shards: Option<Rc<Shards>>,
+    /// One primary, or the shards of a cluster. `parts` then belongs to its home shard.
+    layout: Rc<Layout>,
     parts: Parts,
 }
 
@@ -159,9 +162,7 @@ impl Upstream {
             identities: Rc::new(Identities::new(login)),
             counters: counters.clone(),
             config: config.clone(),
-            redirects: cluster
-                .is_some()
-                .then(|| Redirects::new(config.clone(), counters.clone(), hints.clone())),
+            redirects: Redirects::new(config.clone(), counters.clone(), hints.clone()),
             hints,
             scripts: scripts.clone(),
             access: access.clone(),
@@ -174,11 +175,12 @@ impl Upstream {
         let Parts { dialing, pool, lanes: _, fans: _, replicas } = &parts;
         let inquiries = Inquiries::new(pool.clone());
         let tasks = &dialing.tasks;
-        tasks.spawn(parts.clone().follow(topology));
+        let newest = cluster.borrow().clone();
+        let layout = Layout::new(common.clone(), parts.clone(), fair, shard_replicas, newest.as_deref());
+        tasks.spawn(layout.clone().follow(topology, cluster));
         tasks.spawn(replicas.clone().follow());
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), access));
-        let shards = cluster.map(|cluster| Shards::start(&common, fair, cluster, shard_replicas, tasks));
         let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
         Rc::new(Self {
             config,
@@ -192,7 +194,7 @@ impl Upstream {
             reports: dialing.reports.clone(),
             inquiries,
             replicas: replicas.clone(),
-            shards,
+            layout,
             parts,
         })
     }
@@ -202,7 +204,7 @@ impl Upstream {
         let config = self.config.get();
         self.counters.max_connections.set(config.max_connections as u64);
         self.counters.max_leased.set(config.max_leased as u64);
-        let (idle, waiting) = self.shards.as_ref().map_or((0, 0), |shards| shards.idle_and_waiting());
+        let (idle, waiting) = self.layout.shards().map_or((0, 0), |shards| shards.idle_and_waiting());
         self.counters.leased_idle.set((self.parts.pool.idle() + idle) as u64);
         self.counters.lease_waiting.set((self.parts.pool.waiting() + waiting) as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
@@ -217,16 +219,13 @@ impl Upstream {
     /// Returns what this worker has counted for each replica.
     pub fn replica_counts(&self) -> Vec<(Address, ReplicaCounts)> {
         let mut counts = self.replicas.counts();
-        counts.extend(self.shards.iter().flat_map(|shards| shards.replica_counts()));
+        counts.extend(self.shards().iter().flat_map(|shards| shards.replica_counts()));
         counts
     }
 
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
     pub fn set_fair(&self, fair: bool) {
-        self.parts.lanes.set_fair(fair);
-        if let Some(shards) = &self.shards {
-            shards.set_fair(fair);
-        }
+        self.layout.set_fair(fair);
     }
 
     /// Replaces the settings, from the next command, connection and check of timeouts on. Sessions take them over when they follow
@@ -236,7 +235,7 @@ impl Upstream {
         self.auth_required.set(config.client_auth == ClientAuth::Required);
         if self.config.replace(config) {
             self.parts.pool.set_limit(max_leased.max(1));
-            if let Some(shards) = &self.shards {
+            if let Some(shards) = self.layout.shards() {
                 shards.set_lease_limit(max_leased.max(1));
             }
         }
@@ -257,7 +256,7 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         // No session is left, and the tasks would run for ever.
         self.parts.dialing.tasks.end();
-        if let Some(shards) = &self.shards {
+        if let Some(shards) = self.layout.shards() {
             shards.end();
         }
     }
@@ -278,13 +277,13 @@ impl Upstream {
     /// Returns what this worker does at the upstream.
     pub fn activity(&self) -> UpstreamActivity {
         let home = self.parts.activity();
-        self.shards.as_ref().map_or(home, |shards| shards.activity(home))
+        self.layout.shards().map_or(home, |shards| shards.activity(home))
     }
 
     /// Returns the identities that sessions of this worker use.
     pub fn identities_in_use(&self) -> Vec<IdentityUse> {
         let mut uses = self.parts.identities_in_use();
-        if let Some(shards) = &self.shards {
+        if let Some(shards) = self.layout.shards() {
             shards.add_identities_in_use(&mut uses);
         }
         uses
@@ -293,7 +292,7 @@ impl Upstream {
     /// Opens new connections to the same primary, and retires the present ones.
     pub fn reconnect(&self) {
         self.parts.reconnect();
-        if let Some(shards) = &self.shards {
+        if let Some(shards) = self.layout.shards() {
             shards.reconnect();
         }
     }
@@ -304,13 +303,29 @@ impl Upstream {
     /// Returns true if the upstream is a cluster.
     #[inline]
     pub fn is_cluster(&self) -> bool {
-        self.shards.is_some()
+        self.layout.is_cluster()
+    }
+
+    /// Returns true if the upstream is a cluster, or has been one: then sessions may go on there with what they began in the cluster.
+    #[inline]
+    pub fn has_been_cluster(&self) -> bool {
+        self.layout.has_been_cluster()
+    }
+
+    /// Returns a number that rises whenever a cluster replaces one primary, and back.
+    pub fn layout_version(&self) -> u64 {
+        self.layout.version()
     }
 
     /// Returns the shards of a cluster; `None` for one primary.
     #[inline]
     pub fn shards(&self) -> Option<&Rc<Shards>> {
-        self.shards.as_ref()
+        self.layout.shards().filter(|_| self.is_cluster())
+    }
+
+    /// Returns the shards for what was begun in a cluster. If the upstream is no cluster any more, every slot belongs to its primary.
+    pub fn present_or_former_shards(&self) -> Option<&Rc<Shards>> {
+        self.layout.shards()
     }
 }
 

@@ -43,8 +43,8 @@ pub(in crate::upstream) struct Common {
     pub(in crate::upstream) identities: Rc<Identities>,
     pub(in crate::upstream) buffers: Rc<Buffers>,
     pub(in crate::upstream) meter: Rc<PollMeter>,
-    /// Follows the redirects of nodes, if the upstream is a cluster.
-    pub(in crate::upstream) redirects: Option<Rc<Redirects>>,
+    /// Follows the redirects of nodes while the upstream is a cluster.
+    pub(in crate::upstream) redirects: Rc<Redirects>,
     /// The bytes of the commands that wait for any primary.
     pub(in crate::upstream) held: HeldBytes,
     /// The failovers of all primaries.

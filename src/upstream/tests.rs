@@ -18,7 +18,7 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
         fair: false,
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
-        cluster: None,
+        cluster: watch::channel(None).1,
         shard_replicas: watch::channel(Arc::default()).1,
     }
 }
@@ -108,9 +108,9 @@ async fn slots_follow_the_topology_of_a_cluster() {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
-            let (publish, seen) = watch::channel(Arc::default());
+            let (publish, seen) = watch::channel(Some(Arc::default()));
             let (_topology, home) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-            let plan = UpstreamPlan { cluster: Some(seen), ..plan(UpstreamConfig::new("main"), home) };
+            let plan = UpstreamPlan { cluster: seen, ..plan(UpstreamConfig::new("main"), home) };
             let meter = PollMeter::new();
             let latency = WorkerLatency::new(&LatencyConfig::default(), meter.clock());
             let upstream = Upstream::start(plan, Rc::new(Buffers::alone(1024)), meter, latency);
@@ -125,7 +125,7 @@ async fn slots_follow_the_topology_of_a_cluster() {
 
             pass().await;
             assert!(shards.of(slot(5)).in_hold(), "no shard serves any slot");
-            publish.send_replace(cluster(&[(1, 0..100), (2, 100..16_384)]));
+            publish.send_replace(Some(cluster(&[(1, 0..100), (2, 100..16_384)])));
             pass().await;
             assert_eq!((number(5), number(100)), (Some(ShardNumber(1)), Some(ShardNumber(2))));
             assert_eq!(serving(), [(0, Some(Generation(1))), (100, Some(Generation(2)))]);
@@ -145,22 +145,22 @@ async fn slots_follow_the_topology_of_a_cluster() {
             shards.moved(slot(5), &second);
             assert_eq!(shards.version(), version);
             pass().await;
-            publish.send_replace(cluster(&[(1, 0..100), (2, 100..16_384)]));
+            publish.send_replace(Some(cluster(&[(1, 0..100), (2, 100..16_384)])));
             pass().await;
             assert_eq!(number(5), Some(ShardNumber(1)));
             assert!(gained()[0] > of_second && gained()[1] == of_second);
 
             // Reads of a slot on its way go to primaries.
             let moving = [slot(7)].into();
-            publish.send_replace(Arc::new(ClusterTopology {
+            publish.send_replace(Some(Arc::new(ClusterTopology {
                 moving,
                 ..ClusterTopology::clone(&cluster(&[(1, 0..100), (2, 100..16_384)]))
-            }));
+            })));
             pass().await;
             assert!(shards.is_moving(slot(7), Instant::now()) && !shards.is_moving(slot(8), Instant::now()));
 
             // A shard goes, and with it the slots that no other one has taken over.
-            publish.send_replace(cluster(&[(2, 50..16_384), (3, 0..10)]));
+            publish.send_replace(Some(cluster(&[(2, 50..16_384), (3, 0..10)])));
             pass().await;
             assert_eq!(
                 (number(5), number(20), number(60)),
@@ -169,6 +169,61 @@ async fn slots_follow_the_topology_of_a_cluster() {
             assert!(shards.of(slot(20)).in_hold() && !shards.of(slot(5)).in_hold());
             assert!(shards.at(&Address::tcp("127.0.0.1", 1)).is_none());
             assert_eq!(serving(), [(0, Some(Generation(3))), (10, None), (50, Some(Generation(2)))]);
+        })
+        .await;
+}
+
+/// A switch replaces one primary by a cluster, and back, and publishes the cluster first.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_replaces_one_primary_and_goes_again() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (publish, seen) = watch::channel(None);
+            let known = |generation| {
+                Topology::Known(Arc::new(Primary {
+                    generation: Generation(generation),
+                    address: Address::tcp("127.0.0.1", 9),
+                    config_epoch: None,
+                    server: None,
+                    node: None,
+                }))
+            };
+            let (topology, home) = watch::channel(known(1));
+            let plan = UpstreamPlan { cluster: seen, ..plan(UpstreamConfig::new("main"), home) };
+            let meter = PollMeter::new();
+            let latency = WorkerLatency::new(&LatencyConfig::default(), meter.clock());
+            let upstream = Upstream::start(plan, Rc::new(Buffers::alone(1024)), meter, latency);
+            let pass = || tokio::time::sleep(Duration::from_millis(1));
+            let slot = Slot::new(5).unwrap();
+
+            pass().await;
+            assert!(!upstream.is_cluster() && !upstream.has_been_cluster() && upstream.shards().is_none());
+            let version = upstream.layout_version();
+            publish.send_replace(Some(cluster(&[(2, 0..100), (3, 100..16_384)])));
+            topology.send_replace(known(2));
+            pass().await;
+            assert!(upstream.is_cluster() && upstream.layout_version() > version);
+            let shards = upstream.shards().unwrap().clone();
+            assert_eq!(shards.of(slot).generation(), Some(Generation(2)));
+            assert_eq!(upstream.generation(), Some(Generation(2)));
+
+            let (version, slots) = (upstream.layout_version(), shards.version());
+            let left = shards.of(slot);
+            publish.send_replace(None);
+            topology.send_replace(known(4));
+            pass().await;
+            assert!(!upstream.is_cluster() && upstream.has_been_cluster() && upstream.shards().is_none());
+            assert!(upstream.layout_version() > version && shards.version() > slots);
+            assert_eq!(left.generation(), None, "nothing is sent to a shard that is gone");
+            // What was begun in the cluster goes on at the primary.
+            let only = upstream.present_or_former_shards().unwrap().of(slot);
+            assert_eq!((only.number(), only.generation()), (None, Some(Generation(4))));
+            assert_eq!(shards.serving().len(), 1);
+
+            publish.send_replace(Some(cluster(&[(7, 0..16_384)])));
+            pass().await;
+            assert_eq!(upstream.shards().unwrap().of(slot).number(), Some(ShardNumber(7)));
         })
         .await;
 }

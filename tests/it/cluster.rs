@@ -8,4 +8,7 @@ mod redirects;
 mod replica_reads;
 mod servers;
 mod spread;
+mod switch;
+mod switch_refused;
+mod switch_state;
 mod tls;

@@ -8,7 +8,7 @@ mod reconnect;
 mod reload_upstreams;
 mod rights;
 mod sentinels;
-mod switch;
+pub mod switch;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,30 +25,30 @@ use crate::support::wait;
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running respgate with a control socket and a token.
-struct Controlled {
-    proxy: Proxy,
+pub struct Controlled {
+    pub proxy: Proxy,
     folder: tempfile::TempDir,
-    server: Server,
+    pub server: Server,
 }
 
 impl Controlled {
-    fn start(workers: usize) -> Self {
+    pub fn start(workers: usize) -> Self {
         Self::in_front_of(Server::start(Flavor::Valkey), workers, "")
     }
 
     /// In front of this server, with more keys for the upstream.
-    fn in_front_of(server: Server, workers: usize, keys: &str) -> Self {
+    pub fn in_front_of(server: Server, workers: usize, keys: &str) -> Self {
         let address = format!("address = \"127.0.0.1:{}\"\n{keys}", server.port);
         Self::with_upstream(server, workers, &address)
     }
 
     /// With these keys of the upstream.
-    fn with_upstream(server: Server, workers: usize, upstream: &str) -> Self {
+    pub fn with_upstream(server: Server, workers: usize, upstream: &str) -> Self {
         Self::with_file(server, workers, "", &format!("[upstreams.main]\n{upstream}\n"))
     }
 
     /// With these keys at the top of the file, and these tables.
-    fn with_file(server: Server, workers: usize, keys: &str, tables: &str) -> Self {
+    pub fn with_file(server: Server, workers: usize, keys: &str, tables: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let token = folder.path().join("token");
         fs::write(&token, format!("{TOKEN}\n")).expect("the token");
@@ -58,7 +58,7 @@ impl Controlled {
     }
 
     /// Replaces the file, and has it reloaded.
-    fn reload(&self, keys: &str, tables: &str) -> Output {
+    pub fn reload(&self, keys: &str, tables: &str) -> Output {
         let toml = text(self.folder.path(), keys, tables);
         fs::write(self.proxy.configuration(), toml).expect("the configuration");
         self.on_socket(&["reload"])
@@ -74,7 +74,7 @@ impl Controlled {
     }
 
     /// Runs an action through the control socket.
-    fn on_socket(&self, action: &[&str]) -> Output {
+    pub fn on_socket(&self, action: &[&str]) -> Output {
         let socket = self.file("control.sock").display().to_string();
         self.ctl(&[&["--socket", &*socket], action].concat())
     }
@@ -101,7 +101,7 @@ fn text(folder: &Path, keys: &str, tables: &str) -> String {
 }
 
 #[track_caller]
-fn expect(output: &Output, code: i32, text: &str) {
+pub fn expect(output: &Output, code: i32, text: &str) {
     let all = [&*String::from_utf8_lossy(&output.stdout), &*String::from_utf8_lossy(&output.stderr)].concat();
     assert_eq!(output.status.code(), Some(code), "{all}");
     assert!(all.contains(text), "{text:?} is not in {all}");

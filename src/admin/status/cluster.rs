@@ -13,8 +13,7 @@ const RANGES: usize = 64;
 
 /// Returns the state of the cluster; null if the upstream is none.
 pub(super) fn json(view: &View) -> Value {
-    let Some(cluster) = &view.cluster else { return Value::Null };
-    let cluster = cluster.borrow().clone();
+    let Some(cluster) = view.cluster.borrow().clone() else { return Value::Null };
     let ClusterStatus { asked, refreshes, redirect_hints } =
         view.discovery.borrow().cluster.clone().unwrap_or_default();
     let home = cluster.home().map(|shard| shard.number.0);

@@ -38,7 +38,7 @@ pub(super) fn json(view: &View, sample: &Sample) -> Value {
     let rate_entries = FIGURES.iter().zip(rates).filter(|(figure, _)| figure.about().kind == Kind::Counter);
     json!({
         "name": view.name,
-        "kind": limits.kind,
+        "kind": view.target.borrow().kind(),
         "state": state,
         "reason": reason,
         "primary": primary.map(|primary| primary_json(primary)),

@@ -31,19 +31,12 @@ pub struct ShardReplicas {
     pub health: watch::Receiver<Arc<ShardsHealth>>,
 }
 
-impl ShardReplicas {
-    /// Returns the outputs where there are no shards.
-    pub fn none() -> Self {
-        Self { feeds: watch::channel(Arc::default()).1, health: watch::channel(Arc::default()).1 }
-    }
-}
-
 /// Starts the samplers of a cluster's shards, which end with discovery. `places` says how the nodes are reached, and `cluster` is what
-/// the workers follow. `name` is the upstream's name, for logs.
+/// the workers follow: `None` while there is one primary. `name` is the upstream's name, for logs.
 pub fn spawn(
     name: &str,
     places: watch::Receiver<SampledPlace>,
-    cluster: watch::Receiver<Arc<ClusterTopology>>,
+    cluster: watch::Receiver<Option<Arc<ClusterTopology>>>,
 ) -> ShardReplicas {
     let (feeds, feeds_seen) = watch::channel(Arc::default());
     let (health, health_seen) = watch::channel(Arc::default());
@@ -80,10 +73,10 @@ struct ShardSampler {
 }
 
 impl ShardSamplers {
-    async fn run(mut self, mut cluster: watch::Receiver<Arc<ClusterTopology>>) {
+    async fn run(mut self, mut cluster: watch::Receiver<Option<Arc<ClusterTopology>>>) {
         loop {
             let newest = cluster.borrow_and_update().clone();
-            self.follow(&newest);
+            self.follow(&newest.unwrap_or_default());
             if cluster.changed().await.is_err() {
                 return;
             }

@@ -74,6 +74,21 @@ pub(super) fn begin_scan_anew(gather: &mut Gather, shard: &Shard) {
     gather.begun.whole = Whole::Scan { mark: now };
 }
 
+/// Has a command for all shards go to those that serve slots now, unless a part of it was sent already.
+pub(super) fn redivide(gather: &mut Gather, shards: &Shards) {
+    if let Whole::Join(joint) = gather.begun.whole
+        && gather.begun.parts.places.is_empty()
+        && gather.is_unsent()
+    {
+        let starts = starts(shards);
+        if let Joint::Any { .. } = joint {
+            gather.begun.whole = Whole::Join(Joint::Any { from: fastrand::usize(0..starts.len().max(1)) });
+        }
+        gather.begun.parts = Parts::for_each(starts.into_iter(), &gather.begun.parts.frames);
+        gather.place_parts(shards);
+    }
+}
+
 /// Returns a SCAN with another cursor.
 fn with_cursor(request: &Request<'_>, cursor: u64) -> Vec<u8> {
     let mut digits = itoa::Buffer::new();

@@ -90,39 +90,63 @@ pub(super) struct Gather {
     /// The error that one of the parts has met before it was sent.
     error: Option<ErrorLine>,
     client: u64,
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Gather {
     /// Begins with a series for each shard. One more reply is due to `reply` from now on.
     pub(super) fn new(begun: Begun, shards: &Shards, reply: &Rc<Replies>, client: u64) -> Self {
         reply.expect();
+        let mut gather = Self {
+            reply: reply.clone(),
+            begun,
+            series: Vec::new(),
+            version: shards.version(),
+            error: None,
+            client,
+            charge: Charge::new(reply.account()),
+        };
+        gather.place_parts(shards);
+        gather
+    }
+
+    /// Makes a series for each shard that gets parts. No part may have been sent.
+    pub(super) fn place_parts(&mut self, shards: &Shards) {
+        self.leave_lanes();
         let mut series: Vec<Series> = Vec::new();
         let mut places: HashMap<*const Shard, usize> = HashMap::new();
-        for (part, number) in begun.parts.parts.iter().zip(0_u32..) {
+        let parts = &self.begun.parts;
+        for (part, number) in parts.parts.iter().zip(0_u32..) {
             let shard = shards.of(part.slot);
             let place = *places.entry(Rc::as_ptr(&shard)).or_insert(series.len());
             if place == series.len() {
-                let replies = Replies::collector(reply);
+                let replies = Replies::collector(&self.reply);
                 series.push(Series { parts: Vec::new(), sent: 0, replies, lane: None });
             }
             if let Some(series) = series.get_mut(place) {
                 series.parts.push(number);
             }
         }
-        let mut charge = Charge::new(reply.account());
         let lists = series.iter().map(|series| series.parts.capacity() * 4 + SERIES_OVERHEAD).sum::<usize>();
         // The lanes keep each frame too until it is written.
-        let frames = begun.parts.parts.iter().map(|part| part.end - part.start).sum::<usize>();
-        charge.set(size_of::<Self>() + begun.parts.allocated() + lists + frames);
-        Self {
-            reply: reply.clone(),
-            begun,
-            series,
-            version: shards.version(),
-            error: None,
-            client,
-            _charge: charge,
+        let frames = parts.parts.iter().map(|part| part.end - part.start).sum::<usize>();
+        self.charge.set(size_of::<Self>() + parts.allocated() + lists + frames);
+        self.series = series;
+    }
+
+    /// Returns true if no part was sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.series.iter().all(|series| series.sent == 0)
+    }
+
+    /// Leaves the lanes that parts wait for.
+    fn leave_lanes(&self) {
+        for series in &self.series {
+            if series.left() > 0
+                && let Some((_, lane)) = &series.lane
+            {
+                lane.leave(self.client);
+            }
         }
     }
 
@@ -230,13 +254,7 @@ impl Gather {
 impl Drop for Gather {
     fn drop(&mut self) {
         // What still comes is dropped.
-        for series in &self.series {
-            series.replies.close();
-            if series.left() > 0
-                && let Some((_, lane)) = &series.lane
-            {
-                lane.leave(self.client);
-            }
-        }
+        self.series.iter().for_each(|series| series.replies.close());
+        self.leave_lanes();
     }
 }

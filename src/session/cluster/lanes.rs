@@ -70,6 +70,17 @@ impl Session {
         Some(known)
     }
 
+    /// Leaves the lanes at the shards of a cluster, which one primary has replaced, once no command is under way there.
+    pub(in crate::session) fn leave_cluster(&mut self) {
+        let idle = self.output.awaited() == 0;
+        let Some(lanes) = &mut self.lanes.cluster else { return };
+        lanes.wait_for(None);
+        if idle && lanes.transaction.is_none() {
+            lanes.leave(self.client.id);
+            self.lanes.cluster = None;
+        }
+    }
+
     /// Takes over the newest slots of the shards. Returns false if replies must come first: commands under way may have gone to other
     /// shards, and a command must not overtake an earlier one of its slot.
     pub(in crate::session) fn follows_slots(&mut self) -> bool {

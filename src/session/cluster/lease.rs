@@ -116,10 +116,11 @@ impl Session {
         let (replies, share) = (self.output.replies.clone(), self.tenancy.share());
         let (upstream, target, key) = (self.ctx.upstream.clone(), target.clone(), key.clone());
         async move {
-            match (target, upstream.shards()) {
+            match (target, upstream.present_or_former_shards()) {
                 (LeaseTarget::Slot(slot), Some(shards)) => {
                     let (lease, shard) = shards.lease(slot, &key, &replies, share).await?;
-                    Ok((lease, Some(shard)))
+                    // What replaces a cluster has no shards.
+                    Ok((lease, Some(shard).filter(|_| upstream.is_cluster())))
                 }
                 (LeaseTarget::Importing(shard), Some(_)) => {
                     Ok((shard.lease(&key, &replies, share).await?, Some(shard)))

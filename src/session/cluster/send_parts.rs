@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::divide::{begin_scan_anew, divide, mark, starts, unserved};
+use super::divide::{begin_scan_anew, divide, mark, redivide, starts, unserved};
 use super::gather::{Begun, Gather};
 use super::split;
 use super::spread::Spread;
@@ -65,7 +65,16 @@ impl Session {
         {
             return None;
         }
-        Some(self.begin(request, spec, spread, if_lost, &shards))
+        if spread != Spread::Scan {
+            return Some(self.begin(request, spec, spread, if_lost, &shards));
+        }
+        let anew = self.scan_cluster_anew(request);
+        let sent = anew.as_deref().and_then(Request::parse);
+        let step = self.begin(sent.as_ref().unwrap_or(request), spec, spread, if_lost, &shards);
+        if !matches!(step, Step::Stay(_)) {
+            self.note_cluster_scan(request);
+        }
+        Some(step)
     }
 
     /// Returns true if a request without keys concerns several shards.
@@ -181,13 +190,14 @@ impl Session {
     }
 
     fn send_parts_of(&mut self, gather: &mut Gather) -> Sent {
-        let Some(shards) = self.ctx.upstream.shards().cloned() else { return Sent::All };
+        let Some(shards) = self.ctx.upstream.present_or_former_shards().cloned() else { return Sent::All };
         if gather.version != shards.version() {
             // A part must not overtake what the session has sent to another connection before.
             if gather.awaits() || self.output.awaited() > 1 {
                 return Sent::Some;
             }
             gather.version = shards.version();
+            redivide(gather, &shards);
         }
         let mut held: Option<Instant> = None;
         let mut all = true;
@@ -283,7 +293,7 @@ impl Session {
     /// Answers the commands whose parts have all been answered.
     #[cold]
     pub(in crate::session) fn finish_gathers(&mut self) {
-        let Some(shards) = self.ctx.upstream.shards().cloned() else { return };
+        let Some(shards) = self.ctx.upstream.present_or_former_shards().cloned() else { return };
         let mut gathers = std::mem::take(&mut self.lanes.gathers.all);
         let mut failed = false;
         gathers.retain_mut(|gather| {

@@ -57,6 +57,10 @@ impl Leased {
         // The connection is sound: the session leaves it before it sends a command that belongs to another node.
         let chosen = self.placement.is_moving() && self.expected.is_empty() && !self.pins.subscribed();
         let (mut pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
+        if !self.follow_layout(session, &mut pending) {
+            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: the state of its connection cannot be on one node of a cluster");
+            return Err(Close::UpstreamLost);
+        }
         let decisions = self.settle_pending(session, &mut pending, &outbound, unblocked);
         let resends = decisions.iter().any(|decision| matches!(decision, AfterLoss::Resend(_)));
         if !resends && !self.pins.any() && !self.for_session {
@@ -71,7 +75,9 @@ impl Leased {
             AfterLoss::Answer(_) | AfterLoss::Drop => None,
         });
         let target = self.next_target(session, resent);
-        let leasing = upstream.is_cluster().then(|| session.leasing(&target, &key));
+        // The shard of the lost connection may be gone.
+        let moves = upstream.is_cluster() || self.placement.shard.is_some();
+        let leasing = moves.then(|| session.leasing(&target, &key));
         let pause = match chosen {
             true => Ok(Duration::ZERO),
             false => {
@@ -105,7 +111,7 @@ impl Leased {
         let mut next = match reopened {
             Ok((lease, shard)) => {
                 let mut next = Self::new(lease, self.for_session, session);
-                next.placement = Placement::at(&target, shard);
+                next.placement = Placement::at(&target, shard, upstream.layout_version());
                 next.placement.follow(&self.placement);
                 next
             }

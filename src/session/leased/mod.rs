@@ -22,6 +22,7 @@ mod placed;
 mod placement;
 mod poll;
 mod queued;
+mod relocate;
 mod reapply_policy;
 mod reconnect;
 mod replies;
@@ -129,7 +130,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let own = session.ctx.upstream_config.pool == Pool::Session;
     let mut leased = Leased::new(lease, own, session);
-    leased.placement = Placement::at(&target, shard);
+    leased.placement = Placement::at(&target, shard, upstream.layout_version());
     leased.begin(session);
     leased.begin_transaction(session);
     let mut backoff = ReconnectBackoff::new();

@@ -56,6 +56,12 @@ impl Transaction {
         self.scripted && self.selecting
     }
 
+    /// Forgets the requests, as if they were too large to keep: EXEC says that the transaction was discarded.
+    pub(super) fn forget_body(&mut self) {
+        self.size = self.size.max(REPLAYABLE + 1);
+        self.body = Vec::new();
+    }
+
     /// Returns the requests, MULTI first; `None` if they were too large to keep.
     pub(super) fn body(&self) -> Option<&[Box<[u8]>]> {
         (self.size <= REPLAYABLE).then_some(&self.body)

@@ -20,15 +20,17 @@ pub(super) struct Placement {
     pub(super) moves_to: Option<LeaseTarget>,
     /// True if every command must follow an ASKING, because its slot is being moved to this node.
     pub(super) asks: bool,
+    /// The version of the upstream's layout under which the lease began: one primary, or a cluster.
+    pub(super) layout: u64,
     /// How often nodes have redirected the front request.
     pub(super) redirects: u8,
 }
 
 impl Placement {
-    /// Returns the placement of a lease at `shard`.
-    pub(super) fn at(target: &LeaseTarget, shard: Option<Rc<Shard>>) -> Self {
+    /// Returns the placement of a lease at `shard`, in an upstream of this layout.
+    pub(super) fn at(target: &LeaseTarget, shard: Option<Rc<Shard>>, layout: u64) -> Self {
         let asks = matches!(target, LeaseTarget::Importing(_));
-        Self { shard, asks, ..Self::default() }
+        Self { shard, asks, layout, ..Self::default() }
     }
 
     /// Returns true if the session must leave the connection because of where it is.

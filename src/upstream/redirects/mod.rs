@@ -8,7 +8,7 @@ mod step;
 mod under_way;
 mod waiting;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use self::under_way::UnderWay;
 use self::waiting::{Fate, WaitingCommand, WaitingCommands};
 use super::config::LiveConfig;
 use super::connection::open::ConnectionKey;
+use super::replies::Replies;
 use super::shared::lane::Lane;
 use super::shared::queue::redirected::RedirectedRequest;
 use crate::cluster::redirect::Redirect;
@@ -45,6 +46,11 @@ pub(in crate::upstream) struct NodeLane {
 
 /// Finds the lanes of a cluster.
 pub(in crate::upstream) trait SlotLanes {
+    /// Returns the lane for `key` at the only primary; `None` in front of a cluster.
+    fn only(&self, _key: &ConnectionKey) -> Option<NodeLane> {
+        None
+    }
+
     /// Returns the lane for `key` at the primary with this address. Returns `None` while no shard has such a primary.
     fn at(&self, address: &Address, key: &ConnectionKey) -> Option<NodeLane>;
 
@@ -67,6 +73,8 @@ pub(in crate::upstream) struct RedirectingNode<'a> {
 
 /// Follows the redirects of one worker's side of a cluster. See the module.
 pub(in crate::upstream) struct Redirects {
+    /// True while the upstream is a cluster.
+    active: Cell<bool>,
     config: Rc<LiveConfig>,
     counters: Rc<Counters>,
     hints: mpsc::Sender<Hint>,
@@ -77,14 +85,25 @@ pub(in crate::upstream) struct Redirects {
 }
 
 impl Redirects {
-    /// Creates the part. It follows no redirect before [`Self::send_by`].
+    /// Creates the part. It follows no redirect before [`Self::send_by`] and [`Self::set_active`].
     pub(in crate::upstream) fn new(
         config: Rc<LiveConfig>,
         counters: Rc<Counters>,
         hints: mpsc::Sender<Hint>,
     ) -> Rc<Self> {
-        let (lanes, waiting, under_way, news) = Default::default();
-        Rc::new(Self { config, counters, hints, lanes, waiting, under_way, news })
+        let (active, lanes, waiting, under_way, news) = Default::default();
+        Rc::new(Self { active, config, counters, hints, lanes, waiting, under_way, news })
+    }
+
+    /// Begins or ceases to follow redirects: the upstream is a cluster from now on, or is none any more. Commands that wait go on to
+    /// wait for a node.
+    pub(in crate::upstream) fn set_active(&self, active: bool) {
+        self.active.set(active);
+    }
+
+    /// Returns true while the upstream is a cluster.
+    pub(in crate::upstream) fn is_active(&self) -> bool {
+        self.active.get()
     }
 
     /// Sends redirected commands by these lanes.
@@ -213,9 +232,24 @@ impl Redirects {
             return;
         }
         let clients = self.waiting.borrow().clients();
-        let behind = lane.queue.borrow_mut().take_behind(|client| clients.contains(&client));
+        self.take_over_from(lane, from, |client| clients.contains(&client), b"the connection to it was lost");
+    }
+
+    /// Takes over every request of a lane whose shard is gone. The lane has no connection, and its queue is settled.
+    pub(in crate::upstream) fn take_over(&self, lane: &Rc<Lane>) {
+        self.take_over_from(lane, Generation(0), |_| true, b"it has left the cluster");
+    }
+
+    fn take_over_from(
+        &self,
+        lane: &Rc<Lane>,
+        from: Generation,
+        is_taken: impl Fn(*const Replies) -> bool,
+        why: &[u8],
+    ) {
+        let taken = lane.queue.borrow_mut().take_behind(is_taken);
         let now = Instant::now();
-        for request in behind {
+        for request in taken {
             let since = request.replies.tries().map_or(now, |(_, since)| since);
             let command = WaitingCommand {
                 key: lane.key().clone(),
@@ -226,7 +260,7 @@ impl Redirects {
                 from,
                 ready: now,
                 deadline: since + self.config.get().hold_timeout,
-                why: (*b"the connection to it was lost").into(),
+                why: why.into(),
                 request,
             };
             self.under_way.borrow_mut().remove(command.series(), &command.request.replies);
@@ -346,13 +380,14 @@ impl Redirects {
 /// Returns the lane that takes a command at `now`, and whether ASKING must precede it there.
 fn destination(lanes: &dyn SlotLanes, command: &WaitingCommand, now: Instant) -> Option<(Rc<Lane>, bool)> {
     let named = command.to.as_ref().and_then(|to| lanes.at(to, &command.key));
-    let (node, asks) = match (named, command.slot) {
-        (Some(named), _) => (named, command.asks),
-        (None, None) => {
+    let (node, asks) = match (lanes.only(&command.key), named, command.slot) {
+        (Some(only), ..) => (only, false),
+        (None, Some(named), _) => (named, command.asks),
+        (None, None, None) => {
             let origin = command.origin.as_ref().filter(|origin| origin.takes_redirected());
             return origin.map(|origin| (origin.clone(), false));
         }
-        (None, Some(slot)) => {
+        (None, None, Some(slot)) => {
             let serving = lanes.of(slot, &command.key);
             // Discovery has not found the named node yet. The one that redirected would only do it again.
             let stale = command.to.is_some() && serving.generation == Some(command.from);

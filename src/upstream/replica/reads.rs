@@ -169,7 +169,7 @@ impl ReplicaReads {
         });
         let room = Rc::new(SharedRoom::new(primary.config.clone()));
         let serving = Lanes::of_replica(Rc::new(LeasePool::new(dialing)), room);
-        let serving = Rc::new(serving.redirected_by(self.primary.redirects().cloned()));
+        let serving = Rc::new(serving.redirected_as(&self.primary));
         let counters = self.counters.of(&state.address);
         ReplicaNode::new(ReplicaServer::new(state, generation, serving, counters, self.primary.hold.clone()))
     }

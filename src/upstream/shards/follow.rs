@@ -11,25 +11,13 @@ use super::{MAX_SHARDS, NOWHERE, Shard, Shards};
 use crate::cluster::slot::SLOTS;
 use crate::cluster::{ClusterTopology, ShardNumber};
 use crate::replica::ShardFeeds;
-use crate::topology::{Outage, Topology};
 
 /// The time between two looks whether a shard that is gone still owes replies.
 const DRAIN_CHECK: Duration = Duration::from_secs(1);
 
 impl Shards {
-    /// Follows the topology until discovery ends.
-    pub(super) async fn follow(self: Rc<Self>, mut topology: watch::Receiver<Arc<ClusterTopology>>) {
-        loop {
-            let newest = topology.borrow_and_update().clone();
-            self.adopt(&newest);
-            if topology.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
-    fn adopt(&self, topology: &ClusterTopology) {
+    pub(in crate::upstream) fn adopt(&self, topology: &ClusterTopology) {
         let mut places_changed = !Arc::ptr_eq(&topology.slots, &self.placed.borrow());
         for shard in topology.shards.iter().take(MAX_SHARDS) {
             match self.place_of(shard.number) {
@@ -61,9 +49,7 @@ impl Shards {
             self.place_slots(topology);
             self.placed.replace(topology.slots.clone());
         }
-        if let Some(redirects) = &self.common.redirects {
-            redirects.note_news();
-        }
+        self.common.redirects.note_news();
     }
 
     /// Follows the samples of each shard's replicas until discovery ends.
@@ -76,6 +62,12 @@ impl Shards {
                 }
             }
         }
+    }
+
+    /// Takes note that the upstream is no cluster any more: every shard leaves, and its slots belong to the only primary.
+    pub(in crate::upstream) fn leave_all(&self) {
+        self.adopt(&ClusterTopology::default());
+        self.slots_changed();
     }
 
     /// Gives each slot its shard, and tells who waits for a slot that no shard served.
@@ -116,9 +108,7 @@ impl Shards {
 
     /// Ends a shard that the cluster has no more, once the commands that are under way there are settled.
     fn remove(&self, shard: &Rc<Shard>, number: ShardNumber) {
-        shard.adopt(&Topology::Unknown(Arc::new(Outage::Unverified(
-            "the shard has left the cluster".to_owned(),
-        ))));
+        shard.leave();
         // Those of other shards keep their places in the list only by chance, so the places are set anew afterwards.
         self.all.borrow_mut().retain(|known| known.number() != Some(number));
         self.places.borrow_mut().fill(NOWHERE);

@@ -2,6 +2,9 @@
 //!
 //! Each shard has [parts](super::parts) of its own, so each holds the commands of its slots only. A slot that no shard serves belongs to
 //! a shard without a primary, whose commands wait as those of a lost primary do.
+//!
+//! A switch may replace the cluster by one primary, and back. In between every slot belongs to that primary, so that what sessions have
+//! begun in the cluster goes on there.
 
 mod follow;
 mod moving;
@@ -20,14 +23,14 @@ use self::moving::MovingSlots;
 pub use self::shard::Shard;
 use super::connection::open::ConnectionKey;
 use super::leased::lease::Lease;
-use super::parts::Common;
+use super::parts::{Common, Parts};
 use super::redirects::SlotLanes;
 use super::replies::Replies;
 use super::shared::fair::fair_queue::Share;
 use super::tasks::Tasks;
+use crate::cluster::ShardNumber;
 use crate::cluster::slot::{SLOTS, Slot};
 use crate::cluster::slots::SlotTable;
-use crate::cluster::{ClusterTopology, ShardNumber};
 use crate::replica::ShardFeeds;
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Address;
@@ -43,6 +46,8 @@ pub struct Shards {
     common: Rc<Common>,
     /// The shards. The first one has no primary, and gets the commands for slots that no shard serves.
     all: RefCell<Vec<Rc<Shard>>>,
+    /// Stands for the primary that gets the commands of all slots while the upstream is no cluster.
+    only: Rc<Shard>,
     /// The place in `all` of the shard that gets the commands for each slot.
     places: RefCell<Box<[u16]>>,
     /// The slots of the topology that `places` follows, apart from what nodes have said since then.
@@ -58,17 +63,19 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Starts to follow a cluster's topology. Ends with `tasks`, apart from the tasks of the shards, which [`Self::end`] ends.
+    /// Creates the shards of a cluster, which [`Self::adopt`] sets. `home` has the connections for commands without keys, and those to
+    /// the primary while the upstream is no cluster. Ends with `tasks`, apart from the tasks of the shards, which [`Self::end`] ends.
     pub(in crate::upstream) fn start(
         common: &Rc<Common>,
+        home: &Parts,
         fair: bool,
-        topology: watch::Receiver<Arc<ClusterTopology>>,
         feeds: watch::Receiver<Arc<ShardFeeds>>,
         tasks: &Tasks,
     ) -> Rc<Self> {
         let shards = Rc::new(Self {
             common: common.clone(),
             all: RefCell::new(vec![Shard::nowhere(common)]),
+            only: Shard::only(home),
             places: RefCell::new(vec![NOWHERE; SLOTS].into_boxed_slice()),
             placed: RefCell::default(),
             version: Cell::new(0),
@@ -77,13 +84,10 @@ impl Shards {
             moving: MovingSlots::default(),
             feeds: feeds.clone(),
         });
-        tasks.spawn(shards.clone().follow(topology));
         tasks.spawn(shards.clone().follow_replicas(feeds));
-        if let Some(redirects) = &common.redirects {
-            let lanes: Rc<dyn SlotLanes> = shards.clone();
-            redirects.send_by(Rc::downgrade(&lanes));
-            tasks.spawn(redirects.clone().send_waiting());
-        }
+        let lanes: Rc<dyn SlotLanes> = shards.clone();
+        common.redirects.send_by(Rc::downgrade(&lanes));
+        tasks.spawn(common.redirects.clone().send_waiting());
         shards
     }
 
@@ -94,9 +98,17 @@ impl Shards {
         self.version.get()
     }
 
+    /// Returns true while the upstream is a cluster.
+    fn is_active(&self) -> bool {
+        self.common.redirects.is_active()
+    }
+
     /// Returns the shard that gets the commands for this slot: the one that serves it, or one without a primary if none does.
     #[inline]
     pub fn of(&self, slot: Slot) -> Rc<Shard> {
+        if !self.is_active() {
+            return self.only.clone();
+        }
         let all = self.all.borrow();
         let place = self.places.borrow().get(usize::from(slot.number())).copied().unwrap_or(NOWHERE);
         match all.get(usize::from(place)).or_else(|| all.first()) {
@@ -109,6 +121,9 @@ impl Shards {
     /// Returns each shard that gets commands, with the lowest of its slots, in the order of these slots. That is the shard without a
     /// primary too if a slot is served by none.
     pub fn serving(&self) -> Vec<(Slot, Rc<Shard>)> {
+        if !self.is_active() {
+            return Slot::new(0).map(|first| (first, self.only.clone())).into_iter().collect();
+        }
         let (all, places) = (self.all.borrow(), self.places.borrow());
         let mut seen = vec![false; all.len()];
         let mut serving = Vec::new();

@@ -18,7 +18,7 @@ impl Shards {
         let mut sum = home;
         for shard in self.all.borrow().iter().filter(|shard| shard.number().is_some()) {
             let activity = shard.parts.activity();
-            sum.holds &= activity.holds;
+            sum.holds &= activity.holds || activity.generation.is_none();
             sum.unanswered += activity.unanswered;
             sum.former += activity.former;
             // Idle connections and those to replicas are counted for each shard, and all others for the upstream.

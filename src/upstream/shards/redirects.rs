@@ -7,6 +7,10 @@ use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::redirects::{NodeLane, SlotLanes};
 
 impl SlotLanes for Shards {
+    fn only(&self, key: &ConnectionKey) -> Option<NodeLane> {
+        (!self.is_active()).then(|| node_lane(&self.only, key))
+    }
+
     fn at(&self, address: &Address, key: &ConnectionKey) -> Option<NodeLane> {
         Self::at(self, address).map(|shard| node_lane(&shard, key))
     }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::cluster::ShardNumber;
 use crate::replica::ReplicaFeed;
 use crate::resp::error_line::ErrorLine;
 use crate::timeline::Timelines;
-use crate::topology::{Address, Generation, NodeId, Topology};
+use crate::topology::{Address, Generation, NodeId, Outage, Topology};
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::credentials;
 use crate::upstream::held::Held;
@@ -28,7 +29,8 @@ const UNSERVED: &str = "no shard of the cluster serves the slot of the key";
 
 /// One worker's connections to the primary of one shard.
 pub struct Shard {
-    /// Its number; `None` for the shard without a primary, to which the slots belong that no shard serves.
+    /// Its number; `None` for the shard without a primary, to which the slots belong that no shard serves, and for the only primary of
+    /// an upstream that is no cluster any more.
     number: Option<ShardNumber>,
     pub(in crate::upstream) parts: Parts,
     /// When it last got a slot.
@@ -46,6 +48,11 @@ impl Shard {
         Self::with(common, None, false)
     }
 
+    /// Stands for the only primary, whose connections `home` has.
+    pub(super) fn only(home: &Parts) -> Rc<Self> {
+        Rc::new(Self { number: None, parts: home.clone(), gained: Cell::default() })
+    }
+
     fn with(common: &Common, number: Option<ShardNumber>, fair: bool) -> Rc<Self> {
         // The shard without a primary has no failovers.
         let timelines = number.map_or_else(Timelines::default, |number| common.timelines.of_shard(number));
@@ -56,7 +63,7 @@ impl Shard {
         Rc::new(Self { number, parts, gained: Cell::default() })
     }
 
-    /// Returns its number; `None` for the shard without a primary.
+    /// Returns its number; `None` for the shard without a primary, and for the only primary of an upstream.
     pub fn number(&self) -> Option<ShardNumber> {
         self.number
     }
@@ -126,9 +133,18 @@ impl Shard {
         self.parts.dialing.hold.primary()?.node.clone()
     }
 
+    /// Has the shard leave: what waits for its primary goes elsewhere.
+    pub(super) fn leave(&self) {
+        self.parts.lanes.set_gone();
+        self.adopt(&Topology::Unknown(Arc::new(Outage::Unverified(
+            "the shard has left the cluster".to_owned(),
+        ))));
+        self.wake_waiting();
+        self.parts.dialing.reports.timelines.forget_shard();
+    }
+
     /// Ends every task, and with them the connections.
     pub(super) fn end(&self) {
-        self.parts.dialing.reports.timelines.forget_shard();
         self.parts.dialing.tasks.end();
     }
 

@@ -74,6 +74,7 @@ async fn drive(lane: Rc<Lane>, lanes: Rc<Lanes>, mut served: Option<Served>) {
 async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mut Backoff) -> Option<Served> {
     let (dialing, hold) = (&lanes.dialing, &lanes.hold);
     let Some(primary) = hold.primary().filter(|_| !hold.is_disconnecting()) else {
+        lanes.hand_over(lane);
         wait_or_fail(lane, lanes, hold.changed()).await;
         return None;
     };

@@ -12,7 +12,7 @@ use crate::upstream::redirects::Redirects;
 use crate::upstream::replies::Replies;
 use crate::upstream::reports::Reports;
 use crate::upstream::room::SharedRoom;
-use crate::upstream::shared::lane::{Lane, Order};
+use crate::upstream::shared::lane::{Lane, Order, Phase};
 
 /// The shared lanes of one worker to one upstream, and what serves them.
 pub(in crate::upstream) struct Lanes {
@@ -27,8 +27,10 @@ pub(in crate::upstream) struct Lanes {
     side_lanes: RefCell<Vec<Rc<Lane>>>,
     /// True if tenants share the lanes, so that the fair scheduler is in use.
     fair: Cell<bool>,
-    /// Follows the redirects of the node, if it belongs to a cluster.
+    /// Follows the redirects of the node while it belongs to a cluster.
     redirects: Option<Rc<Redirects>>,
+    /// True if the shard is gone, so that what waits for it goes elsewhere.
+    gone: Cell<bool>,
     /// True if the node is a replica. Its refusals say nothing about the primary, and it serves no client alone.
     of_replica: bool,
 }
@@ -46,18 +48,37 @@ impl Lanes {
             side_lanes: RefCell::default(),
             fair: Cell::new(fair),
             redirects: None,
+            gone: Cell::default(),
             of_replica: false,
         }
     }
 
-    /// Returns the same lanes, whose nodes belong to a cluster if `redirects` is given.
-    pub(in crate::upstream) fn redirected_by(self, redirects: Option<Rc<Redirects>>) -> Self {
-        Self { redirects, ..self }
+    /// Returns the same lanes, whose redirects `redirects` follows while the node belongs to a cluster.
+    pub(in crate::upstream) fn redirected_by(self, redirects: Rc<Redirects>) -> Self {
+        Self { redirects: Some(redirects), ..self }
     }
 
-    /// Returns what follows the redirects of the node; `None` if it belongs to no cluster.
+    /// Returns the same lanes, whose redirects are followed as those of `other`.
+    pub(in crate::upstream) fn redirected_as(self, other: &Self) -> Self {
+        Self { redirects: other.redirects.clone(), ..self }
+    }
+
+    /// Returns what follows the redirects of the node; `None` while it belongs to no cluster.
     pub(in crate::upstream) fn redirects(&self) -> Option<&Rc<Redirects>> {
-        self.redirects.as_ref()
+        self.redirects.as_ref().filter(|redirects| redirects.is_active())
+    }
+
+    /// Takes note that the shard is gone: its lanes get no connection any more.
+    pub(in crate::upstream) fn set_gone(&self) {
+        self.gone.set(true);
+    }
+
+    /// Has the requests of a lane sent elsewhere if the shard is gone. The lane has no connection.
+    pub(in crate::upstream) fn hand_over(&self, lane: &Rc<Lane>) {
+        if let Some(redirects) = self.redirects.as_ref().filter(|_| self.gone.get()) {
+            redirects.take_over(lane);
+            lane.enter(Phase::Idle);
+        }
     }
 
     /// Creates what serves the lanes of a replica, which are driven and kept elsewhere.

@@ -87,7 +87,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         fair: true,
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
-        cluster: None,
+        cluster: watch::channel(None).1,
         shard_replicas: watch::channel(Arc::default()).1,
     };
     let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };

@@ -147,7 +147,8 @@ fn clustered(bench: &mut Bench) -> (Rc<Redirects>, Rc<TwoNodes>) {
     let nodes = Rc::new(TwoNodes { second, is_known: Cell::new(true) });
     let lanes_of_nodes: Rc<dyn SlotLanes> = nodes.clone();
     redirects.send_by(Rc::downgrade(&lanes_of_nodes));
-    let lanes = Lanes::new(pool.clone(), lanes.room.clone(), false).redirected_by(Some(redirects.clone()));
+    redirects.set_active(true);
+    let lanes = Lanes::new(pool.clone(), lanes.room.clone(), false).redirected_by(redirects.clone());
     bench.parts.lanes = Rc::new(lanes);
     (redirects, nodes)
 }
@@ -196,6 +197,22 @@ fn a_redirected_command_goes_to_the_other_node_and_keeps_the_place_of_its_reply(
     });
 }
 
+/// A switch has replaced the cluster: such an error is the primary's own.
+#[test]
+fn an_error_of_a_primary_that_is_no_cluster_s_is_its_reply() {
+    locally(async {
+        let mut bench = Bench::new();
+        let (redirects, nodes) = clustered(&mut bench);
+        redirects.set_active(false);
+        let client = bench.client();
+        bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"-MOVED 1 b:2\r\n").await.unwrap();
+        assert_eq!(taken(&client).await, b"-MOVED 1 b:2\r\n");
+        assert!(nodes.second.queue.borrow().is_empty());
+    });
+}
+
 #[test]
 fn a_read_that_a_replica_redirects_goes_to_the_primary_of_its_slot() {
     locally(async {
@@ -203,7 +220,7 @@ fn a_read_that_a_replica_redirects_goes_to_the_primary_of_its_slot() {
         let (redirects, nodes) = clustered(&mut bench);
         let Parts { pool, lanes, .. } = bench.parts.clone();
         let of_replica = Lanes::of_replica(pool.clone(), lanes.room.clone());
-        bench.parts.lanes = Rc::new(of_replica.redirected_by(Some(redirects)));
+        bench.parts.lanes = Rc::new(of_replica.redirected_by(redirects));
         let client = bench.client();
         for _ in 0..5 {
             bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
