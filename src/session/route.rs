@@ -48,6 +48,17 @@ pub(super) enum RouteDecision {
     Dropped,
 }
 
+impl RouteDecision {
+    /// Returns true if the command needs a connection of its own.
+    pub(super) fn needs_lease(&self) -> bool {
+        match self {
+            Self::Leased => true,
+            Self::Learned(learned) => !learned.shared,
+            _ => false,
+        }
+    }
+}
+
 /// Says how a command that the table lacks is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LearnedRoute {

@@ -8,7 +8,6 @@ use crate::command::{self, Found, Tracking, Verb};
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::resp::write;
-use crate::session::route::RouteDecision;
 use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{Session, refusal};
 use crate::tenant::limits::refusal::Limit;
@@ -76,15 +75,6 @@ impl Session {
         }?;
         self.refuse(refused);
         Some(Step::Done)
-    }
-
-    /// Returns true if a command needs a connection of its own.
-    pub(in crate::session) fn needs_lease(&self, request: &Request<'_>) -> bool {
-        match self.route(request) {
-            RouteDecision::Leased => true,
-            RouteDecision::Learned(learned) => !learned.shared,
-            _ => false,
-        }
     }
 
     /// Returns where the request at the front of the input needs a lease.

@@ -121,7 +121,7 @@ impl Leased {
         if here {
             return None;
         }
-        if self.pins.only_settings() && session.needs_lease(request) {
+        if self.pins.only_settings() && session.route(request).needs_lease() {
             return Some(self.when_answered(|leased| {
                 leased.leave_for(LeaseTarget::Slot(slot));
                 Step::Stay(Pause::Replies)
