@@ -200,14 +200,20 @@ impl Cluster {
         keys.len()
     }
 
-    /// Ends a move: the slot belongs to `to`.
+    /// Ends a move: the slot belongs to `to`. Returns when all primaries know it: if slots move faster, two primaries can come to name
+    /// each other.
     pub fn finish_move(&self, slot: u16, to: usize) {
         let (from, id, text) = (self.owner(slot), &self.nodes[to].id, slot.to_string());
         self.nodes[to].ok(&["CLUSTER", "SETSLOT", &text, "NODE", id]);
         self.nodes[from].ok(&["CLUSTER", "SETSLOT", &text, "NODE", id]);
+        let serves = |line: &NodeLine| line.slots.iter().any(|range| range.contains(&slot));
+        wait::until("the primaries to know the slot's new owner", || {
+            let knows = |node| self.view(node).iter().any(|line| line.id == *id && serves(line));
+            self.primaries().into_iter().all(knows)
+        });
     }
 
-    /// Moves a slot with its keys, as `redis-cli --cluster reshard` does. Other nodes than the two learn of it by gossip.
+    /// Moves a slot with its keys, as `redis-cli --cluster reshard` does. Replicas learn of it by gossip.
     pub fn move_slot(&self, slot: u16, to: usize) {
         if self.owner(slot) == to {
             return;
