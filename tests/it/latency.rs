@@ -1,6 +1,6 @@
 //! Latency: where the time of commands goes, the slow log, and taps.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::support::client::{Client, encode};
 use crate::support::proxy::{Proxy, binary};
+use crate::support::read;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
@@ -362,7 +363,7 @@ fn a_reader_that_never_reads(workers: usize) {
     stream.set_read_timeout(Some(wait::PATIENCE)).expect("a deadline");
     wait::until("the number of dropped entries", || {
         let mut piece = [0; 65536];
-        let count = stream.read(&mut piece).expect("lines");
+        let count = read::once(&mut stream, &mut piece).expect("lines");
         text.extend_from_slice(&piece[..count]);
         let text = String::from_utf8_lossy(&text);
         text.lines().any(|line| line.starts_with("{\"dropped\":") && line != "{\"dropped\":0}")

@@ -1,7 +1,7 @@
 //! No client keeps a worker from serving the others for long: what one request, one message or one storm of connections
 //! takes is done in short polls, which respgate measures itself.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use crate::support::client::{Client, encode};
 use crate::support::compare::Pair;
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
+use crate::support::read;
 use crate::support::servers::{Flavor, Server};
 use crate::support::tls::Tls;
 use crate::support::wait;
@@ -89,7 +90,7 @@ fn exchange(address: SocketAddr, request: &[u8]) -> usize {
     let writing = thread::spawn(move || writer.write_all(&bytes));
     let (mut chunk, mut tail, mut read) = (vec![0; 1 << 16], Vec::new(), 0);
     while !tail.ends_with(END) {
-        let count = stream.read(&mut chunk).expect("a reply");
+        let count = read::once(&mut stream, &mut chunk).expect("a reply");
         assert!(count > 0, "closed after {read} bytes: {}", tail.escape_ascii());
         tail.extend_from_slice(&chunk[..count]);
         read += count;
@@ -235,7 +236,7 @@ fn connect_from(source: [u8; 4], port: u16) -> TcpStream {
 fn answer(mut stream: TcpStream) -> String {
     let mut line = [0; 256];
     let _ = stream.write_all(b"PING\r\n");
-    let count = stream.read(&mut line).unwrap_or(0);
+    let count = read::once(&mut stream, &mut line).unwrap_or(0);
     String::from_utf8_lossy(&line[..count]).into_owned()
 }
 

@@ -1,6 +1,6 @@
 //! `respgate status --watch`: on a terminal, in a pipe, and how it ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::proxy::{Proxy, binary};
 use crate::support::servers::{Flavor, Server, spawn};
-use crate::support::{signal, wait};
+use crate::support::{read, signal, wait};
 
 /// A shell command on a terminal of its own, which `script` gives it.
 struct Terminal {
@@ -28,7 +28,7 @@ impl Terminal {
         let into = shown.clone();
         thread::spawn(move || {
             let mut part = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut part) {
+            while let Ok(count @ 1..) = read::once(&mut output, &mut part) {
                 into.lock().expect("the output").extend_from_slice(&part[..count]);
             }
         });

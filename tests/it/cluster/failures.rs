@@ -11,6 +11,7 @@ use crate::support::wait;
 
 on_both_servers!(a_lost_primary_holds_only_its_slots);
 on_both_servers!(state_moves_with_its_slot);
+on_both_servers!(shard_channels_follow_their_slot);
 
 fn proxy(cluster: &Cluster) -> Proxy {
     let mut proxy = Proxy::start_with(&cluster.url(), 1, &[]);
@@ -96,4 +97,40 @@ fn state_moves_with_its_slot(flavor: Flavor) {
     );
     other.expect(&["SPUBLISH", &channel, "m"], ":1\r\n");
     subscriber.expect_reply(&format!("*3\r\n$8\r\nsmessage\r\n${length}\r\n{channel}\r\n$1\r\nm\r\n"));
+}
+
+/// The node that loses the slot ends the subscriptions unasked. No client sees that, and every reply keeps its place.
+fn shard_channels_follow_their_slot(flavor: Flavor) {
+    let cluster = Cluster::three(flavor);
+    let proxy = proxy(&cluster);
+    let (channel, elsewhere) = (key_of("channel", 7), key_of("elsewhere", 16_000));
+    let (mut publisher, mut two, mut three) = (proxy.client(), proxy.client(), proxy.client());
+    publisher.expect(&["SET", &elsewhere, "v"], "+OK\r\n");
+    three.send_command(&["HELLO", "3"]);
+    three.reply();
+    let confirmation = format!("3\r\n$10\r\nssubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len());
+    two.expect(&["SSUBSCRIBE", &channel], &format!("*{confirmation}"));
+    three.expect(&["SSUBSCRIBE", &channel], &format!(">{confirmation}"));
+    for to in [2, 1, 0] {
+        cluster.move_slot(7, to);
+        wait::until("both subscribers at the new node", || {
+            publisher.call(&["SPUBLISH", &channel, "m"]) == b":2\r\n"
+        });
+        publisher.expect(&["SPUBLISH", &channel, "last"], ":2\r\n");
+        for (client, kind) in [(&mut two, '*'), (&mut three, '>')] {
+            let message = |text: &str| {
+                let (length, size) = (channel.len(), text.len());
+                format!("{kind}3\r\n$8\r\nsmessage\r\n${length}\r\n{channel}\r\n${size}\r\n{text}\r\n")
+            };
+            let mut heard = client.reply();
+            while heard != message("last").as_bytes() {
+                assert_eq!(String::from_utf8_lossy(&heard), message("m"));
+                heard = client.reply();
+            }
+            client.send_command(&["PING"]);
+        }
+        two.expect_reply("*2\r\n$4\r\npong\r\n$0\r\n\r\n");
+        three.expect_reply("+PONG\r\n");
+        three.expect(&["GET", &elsewhere], "$1\r\nv\r\n");
+    }
 }

@@ -1,6 +1,6 @@
 //! A headless Chromium, driven by WebDriver.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::port::free_port;
 use crate::support::servers::spawn;
-use crate::support::{signal, wait};
+use crate::support::{read, signal, wait};
 
 /// A browser with one window. Dropping it closes it.
 pub struct Browser {
@@ -157,7 +157,7 @@ fn read_answer(stream: &mut TcpStream) -> String {
                 return body.to_owned();
             }
         }
-        let count = stream.read(&mut part).expect("an answer");
+        let count = read::once(stream, &mut part).expect("an answer");
         assert!(count > 0, "chromedriver closed the connection: {text}");
         bytes.extend_from_slice(&part[..count]);
     }

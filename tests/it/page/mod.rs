@@ -3,7 +3,7 @@
 mod browser;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::deployment::{Deployment, Plan};
 use crate::support::proxy::Proxy;
+use crate::support::read;
 use crate::support::servers::{Flavor, Server};
 
 use browser::Browser;
@@ -45,7 +46,7 @@ fn hostile_sentinel() -> u16 {
         for mut stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
                 let mut request = [0; 4096];
-                while matches!(stream.read(&mut request), Ok(1..)) {
+                while matches!(read::once(&mut stream, &mut request), Ok(1..)) {
                     let answered = stream.write_all(format!("-ERR {HOSTILE}\r\n").as_bytes());
                     if answered.is_err() {
                         return;

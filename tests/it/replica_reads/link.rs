@@ -1,11 +1,13 @@
 //! The link between a replica and its primary, which a test can pause: the replica still serves, and still believes that it is connected.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use crate::support::read;
 
 /// Forwards TCP connections while it is not paused.
 pub struct Link {
@@ -41,7 +43,7 @@ impl Link {
 
 fn copy(mut from: TcpStream, mut to: TcpStream, paused: &AtomicBool) {
     let mut bytes = [0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
+    while let Ok(count @ 1..) = read::once(&mut from, &mut bytes) {
         while paused.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }

@@ -13,6 +13,7 @@ pub mod forwarder;
 pub mod place;
 pub mod port;
 pub mod proxy;
+pub mod read;
 pub mod scripted;
 pub mod servers;
 pub mod signal;

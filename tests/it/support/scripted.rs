@@ -1,6 +1,6 @@
 //! Servers of the tests' own making, for what real ones do not show on demand.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::client::encode;
+use super::read;
 
 /// What is said in answer to one command.
 pub enum Said {
@@ -97,7 +98,7 @@ fn serve(mut stream: TcpStream, mut answer: Answer) {
                 return;
             }
         }
-        match stream.read(&mut chunk) {
+        match read::once(&mut stream, &mut chunk) {
             Ok(count) if count > 0 => buffer.extend_from_slice(&chunk[..count]),
             _ => return,
         }
