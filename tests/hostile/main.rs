@@ -24,7 +24,7 @@ mod mutate;
 mod plan;
 mod round;
 mod shrink;
-#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[allow(dead_code, unused_macros, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
 mod victim;
