@@ -18,7 +18,7 @@ use crate::upstream::shards::Shard;
 /// Tracks where a session's reads go, and what the session has seen.
 #[derive(Default)]
 pub(super) struct ReadState {
-    /// What the listener or the tenant says.
+    /// The rule of the listener or the tenant.
     pub(super) policy: Reads,
     /// What the client has asked for: READONLY (true) or READWRITE (false).
     pub(super) asked: Option<bool>,

@@ -27,9 +27,9 @@ const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// another kind of endpoint.
 const ENDPOINT_ROUNDS: u32 = 10;
 
-/// What a node said last. The reply to CLUSTER SLOTS is long where slots are scattered, and hardly ever changes.
+/// The last answers of a node. The reply to CLUSTER SLOTS is long where slots are scattered, and hardly ever changes.
 struct LastView {
-    /// What CLUSTER NODES said, as [`reply::without_times`] returns it.
+    /// The reply to CLUSTER NODES, as [`reply::without_times`] returns it.
     nodes: String,
     view: ClusterView,
     /// The number of rounds in which CLUSTER NODES has said this.

@@ -109,7 +109,7 @@ impl Session {
             match (target, upstream.present_or_former_shards()) {
                 (LeaseTarget::Slot(slot), Some(shards)) => {
                     let (lease, shard) = shards.lease(slot, &key, &replies, share).await?;
-                    // What replaces a cluster has no shards.
+                    // A switch may have replaced the cluster by one primary, which has no shards.
                     Ok((lease, Some(shard).filter(|_| upstream.is_cluster())))
                 }
                 (LeaseTarget::Importing(shard), Some(_)) => {

@@ -164,9 +164,9 @@ impl Shards {
         self.moving.meet(slot, Instant::now());
     }
 
-    /// Returns true if a slot is on its way from one shard to another at `now`, so that only primaries know where its keys are.
-    pub fn is_moving(&self, slot: Slot, now: Instant) -> bool {
-        self.moving.contains(slot, now)
+    /// Returns true if a slot is on its way from one shard to another, so that only primaries know where its keys are.
+    pub fn is_moving(&self, slot: Slot) -> bool {
+        self.moving.contains(slot, Instant::now)
     }
 
     /// Returns true if the cluster still has this shard.

@@ -35,9 +35,9 @@ impl MovingSlots {
         met.insert(slot, now);
     }
 
-    /// Returns true if the slot is on its way at `now`.
-    pub(super) fn contains(&self, slot: Slot, now: Instant) -> bool {
-        let is_met = |at: &Instant| now.saturating_duration_since(*at) < LINGER;
+    /// Returns true if the slot is on its way. The time is read only for a slot for which a node has redirected a command.
+    pub(super) fn contains(&self, slot: Slot, now: impl FnOnce() -> Instant) -> bool {
+        let is_met = |at: &Instant| now().saturating_duration_since(*at) < LINGER;
         self.named.borrow().binary_search(&slot).is_ok() || self.met.borrow().get(&slot).is_some_and(is_met)
     }
 }
@@ -53,9 +53,10 @@ mod tests {
         let moving = MovingSlots::default();
         moving.meet(one, now);
         moving.name(&[other].into());
-        assert!(moving.contains(one, now) && moving.contains(other, now));
-        assert!(!moving.contains(one, now + LINGER) && moving.contains(other, now + LINGER));
+        let later = || now + LINGER;
+        assert!(moving.contains(one, || now) && moving.contains(other, || now));
+        assert!(!moving.contains(one, later) && moving.contains(other, later));
         moving.name(&Arc::default());
-        assert!(!moving.contains(other, now));
+        assert!(!moving.contains(other, || now));
     }
 }

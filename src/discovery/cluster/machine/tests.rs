@@ -108,7 +108,7 @@ impl Simulation {
         ClusterView { nodes }
     }
 
-    /// What all nodes answer.
+    /// The answer of every node.
     fn round(&self) -> Vec<ClusterEvent> {
         let nodes = 0..self.truth.len();
         nodes.map(|node| ClusterEvent::Viewed { node: at(node), view: self.view(node) }).collect()
