@@ -306,6 +306,26 @@ proptest! {
     }
 }
 
+/// Two redirected commands are under way, and the reply to the second has come, when the first one's reply is cut short.
+#[test]
+fn nothing_follows_a_reply_that_was_cut_short() {
+    let mut model = Model::new();
+    for lane in [1, 2, 2] {
+        model.send(lane, false, false, 0);
+    }
+    for (lane, to) in [(2, 1), (1, 0), (2, 0), (1, 2)] {
+        model.redirect(lane, to, false);
+    }
+    model.deliver(0, 2);
+    model.run(Event::Piece { lane: 2, size: 1 });
+    model.take(usize::MAX);
+    model.run(Event::Lose { lane: 2 });
+    assert_eq!(model.output.replies.client_state(), ClientState::Cut);
+    model.deliver(2, 1);
+    model.take(usize::MAX);
+    assert_eq!(model.received().0, b"(0:)(");
+}
+
 #[test]
 fn the_number_of_segments_is_bounded() {
     let mut model = Model::new();

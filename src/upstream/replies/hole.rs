@@ -174,19 +174,22 @@ impl Replies {
         client.sizes.resume();
         client.parked.bytes.set(client.parked.bytes.get() - after.len());
         drop(charge);
-        // Nothing may follow a reply that was cut short.
-        if client.state.get() == ClientState::Open {
-            self.add_here(after);
-            self.set_partial_here(partial);
-        }
+        self.add_here(after, partial);
     }
 
-    /// Adds bytes in front of what stands behind a hole.
-    fn add_here(&self, bytes: ByteQueue) {
-        if self.behind.is_none() {
-            return self.take_over(bytes);
+    /// Adds bytes in front of what stands behind a hole. `partial`: true if they end inside a reply. Drops them if the client takes no
+    /// replies any more: nothing may follow a reply that was cut short.
+    fn add_here(&self, bytes: ByteQueue, partial: bool) {
+        if self.client_state() != ClientState::Open {
+            return;
         }
-        bytes.pieces().for_each(|piece| self.push_here(|waiting| waiting.extend_from_slice(piece)));
+        match self.behind {
+            None => self.take_over(bytes),
+            Some(_) => {
+                bytes.pieces().for_each(|piece| self.push_here(|waiting| waiting.extend_from_slice(piece)));
+            }
+        }
+        self.set_partial_here(partial);
     }
 
     /// Takes note that every reply before the redirected command's has come: its reply goes straight on.
@@ -201,8 +204,7 @@ impl Replies {
         let parked = &segment.client.parked.bytes;
         parked.set(parked.get() - bytes.len());
         if let Some(within) = hole.within.upgrade() {
-            within.add_here(bytes);
-            within.set_partial_here(self.partial.get());
+            within.add_here(bytes, self.partial.get());
         }
     }
 
