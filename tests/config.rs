@@ -112,7 +112,12 @@ fn no_leg_loses_its_tls_in_silence() {
 #[test]
 fn examples_pass() {
     let folder = copy("config");
-    for name in ["sidecar.toml", "tls-bridge.toml", "limiter.toml", "read-port.toml"] {
+    let names =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // full.toml names files of an imaginary machine.
+    let examples: Vec<_> = names.filter(|name| name.ends_with(".toml") && name != "full.toml").collect();
+    assert!(examples.len() >= 5, "{examples:?}");
+    for name in &examples {
         let password = [("RESPGATE_UPSTREAM_PASSWORD", "secret")];
         let output = respgate(folder.path(), &["check", "--config", name], &password);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));

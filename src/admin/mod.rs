@@ -4,6 +4,7 @@ mod connections;
 pub mod control;
 mod page;
 mod process;
+mod readiness;
 mod histograms;
 mod registry;
 mod replica_warnings;
@@ -42,6 +43,7 @@ use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
 use self::control::access::Via;
 use self::control::client_list::LISTS;
 use self::control::{AnswerBody, Control};
+use self::readiness::Readiness;
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use self::status::StatusEndpoint;
@@ -52,9 +54,8 @@ use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, S
 use crate::net::tls::plain_acceptor::PlainAcceptor;
 use crate::net::unix_socket;
 use crate::tenant::users::Users;
-use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/slow     the newest slow commands, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, slow-log, tap, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary, or a shard with one\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/slow     the newest slow commands, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, slow-log, tap, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// The pages that need no token: probes must work without one.
 const OPEN_PAGES: [&str; 3] = ["/", "/livez", "/readyz"];
@@ -271,8 +272,7 @@ impl Admin {
         format!("{:#}\n", serde_json::Value::Array(lines))
     }
 
-    /// Answers 200 if every upstream has a verified primary and no drain has begun; else 503 with
-    /// the reasons.
+    /// Answers 200 if every upstream serves clients and no drain has begun; else 503 with the reasons.
     fn readyz(&self) -> Response<Full<Bytes>> {
         let (ready, body) = self.ready();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -285,8 +285,7 @@ impl Admin {
         respond(StatusCode::OK, JSON, format!("{document}\n"))
     }
 
-    /// Returns true if every upstream has a verified primary and no drain has begun, and the lines of
-    /// `/readyz`.
+    /// Returns true if every upstream serves clients and no drain has begun, and the lines of `/readyz`.
     fn ready(&self) -> (bool, String) {
         let mut ready = true;
         let mut body = String::new();
@@ -296,16 +295,10 @@ impl Admin {
         }
         body.extend(warnings::of_upgrade(&self.sources).as_ref().map(Warning::line));
         for view in &*self.upstreams.borrow() {
-            match &*view.topology.borrow() {
-                Topology::Failing(primary, sign) if sign.is_ordered() => {
-                    body.push_str(&format!("upstream {}: primary {}: {sign}\n", view.name, primary.address));
-                }
-                Topology::Known(primary) => {
-                    body.push_str(&format!("upstream {}: primary {}\n", view.name, primary.address));
-                }
-                Topology::Failing(..) => {}
-                Topology::Unknown(_) => ready = false,
-            }
+            let readiness =
+                Readiness::of(&view.name, &view.topology.borrow(), view.cluster.borrow().as_deref());
+            ready &= readiness.serves;
+            body.extend(readiness.line);
             body.extend(warnings::of_orders(view, None).iter().map(Warning::line));
             body.extend(warnings::of_upstream(view, self.users.as_deref()).iter().map(Warning::line));
         }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::security::TlsStatus;
 use super::sources::{ListenerView, Sources, View};
 use super::warning::{Severity, Warning};
+use crate::cluster::ClusterTopology;
 use crate::discovery::sentinel_table::SentinelState;
 use crate::drain::FormerProcess;
 use crate::metrics::counters::sum;
@@ -82,7 +83,10 @@ pub(super) fn of_orders(view: &View, counts: Option<&Snapshot>) -> Vec<Warning> 
 pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
     let subject = format!("upstream {}", view.name);
     let mut warnings = Vec::new();
+    let cluster = view.cluster.borrow().clone().filter(|cluster| cluster.home().is_some());
     match &*view.topology.borrow() {
+        // Each shard of a cluster has its own warning.
+        _ if cluster.is_some() => {}
         Topology::Known(_) => {}
         Topology::Failing(_, sign) if sign.is_ordered() => {}
         Topology::Failing(primary, sign) => warnings.push(Warning::new(
@@ -98,7 +102,7 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
             "look at the primary and the Sentinels; respgate doctor tests each of them",
         )),
     }
-    warnings.extend(of_shards(view, &subject));
+    warnings.extend(cluster.iter().flat_map(|cluster| of_shards(cluster, &subject)));
     let ordered = view.ordered.borrow();
     if let Some(to) = &ordered.switched {
         warnings.push(Warning::new(
@@ -123,12 +127,10 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
     warnings
 }
 
-/// Returns the warnings about the shards of a cluster that serve slots and have no primary. The home shard has a warning already.
-fn of_shards(view: &View, subject: &str) -> Vec<Warning> {
-    let Some(cluster) = view.cluster.borrow().clone() else { return Vec::new() };
-    let home = cluster.home().map(|shard| shard.number);
-    let shards = cluster.shards.iter().filter(|shard| Some(shard.number) != home);
-    let lost = shards.filter(|shard| cluster.slots.serves(shard.number)).filter_map(|shard| {
+/// Returns the warnings about the shards of a cluster that serve slots and have no primary.
+fn of_shards(cluster: &ClusterTopology, subject: &str) -> Vec<Warning> {
+    let serving = cluster.shards.iter().filter(|shard| cluster.slots.serves(shard.number));
+    let lost = serving.filter_map(|shard| {
         let why = match &shard.topology {
             Topology::Unknown(outage) => outage.to_string(),
             Topology::Failing(_, sign) if !sign.is_ordered() => sign.to_string(),
@@ -143,7 +145,7 @@ fn of_shards(view: &View, subject: &str) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = lost.take(NAMED_SHARDS).map(warn).collect();
     let unserved: usize =
         cluster.slots.ranges().filter(|(_, owner)| owner.is_none()).map(|(range, _)| range.len()).sum();
-    if home.is_some() && unserved > 0 {
+    if unserved > 0 {
         warnings.push(warn(format!("{unserved} slots of the cluster belong to no node")));
     }
     warnings

@@ -10,6 +10,7 @@ use crate::support::servers::Flavor;
 use crate::support::wait;
 
 on_both_servers!(a_lost_primary_holds_only_its_slots);
+on_both_servers!(a_lost_home_shard_leaves_respgate_ready);
 on_both_servers!(state_moves_with_its_slot);
 on_both_servers!(shard_channels_follow_their_slot);
 
@@ -69,6 +70,37 @@ fn a_lost_primary_holds_only_its_slots(flavor: Flavor) {
         "{failovers}"
     );
     assert_eq!(failovers[0]["from"], cluster.server(1).address().to_string(), "{failovers}");
+}
+
+/// An orchestrator must not stop the traffic to all shards because one is lost, whichever it is.
+fn a_lost_home_shard_leaves_respgate_ready(flavor: Flavor) {
+    let options = ["--cluster-require-full-coverage", "no"];
+    let mut cluster =
+        Cluster::start(&ClusterPlan { options: &options, replicas: 0, ..ClusterPlan::new(flavor) });
+    let proxy = proxy(&cluster);
+    let ready = |state: &str| {
+        let page = proxy.http("/readyz");
+        page.starts_with(&format!("HTTP/1.1 {state}")).then_some(page)
+    };
+    let all = "upstream main: cluster, 3 of 3 shards have a primary, 16384 of 16384 slots served\n";
+    wait::until("all shards", || ready("200").is_some_and(|page| page.ends_with(all)));
+    let home = cluster.owner(0);
+    cluster.kill(home);
+    wait::until("the loss at /readyz", || {
+        ready("200").is_some_and(|page| {
+            page.contains("cluster, 2 of 3 shards have a primary")
+                && page.contains("shard 1 has no primary: ")
+        })
+    });
+    assert_eq!(document(&proxy, "/status")["process"]["ready"], true);
+    let alive = key_of(
+        "alive",
+        cluster.slots_of(cluster.running().next().expect("a node")).remove(0).start().to_owned(),
+    );
+    proxy.client().expect(&["SET", &alive, "1"], "+OK\r\n");
+    let others: Vec<_> = cluster.running().collect();
+    others.into_iter().for_each(|node| cluster.kill(node));
+    wait::until("the loss of all shards", || ready("503").is_some());
 }
 
 fn state_moves_with_its_slot(flavor: Flavor) {
