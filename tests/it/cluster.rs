@@ -7,6 +7,7 @@ mod failures;
 mod redirects;
 mod replica_reads;
 mod servers;
+mod shard_channels;
 mod spread;
 mod switch;
 mod switch_refused;

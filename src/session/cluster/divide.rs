@@ -111,11 +111,11 @@ pub(super) fn divide(
     shards: &Shards,
 ) -> Result<(Parts, Whole), &'static [u8]> {
     let (parts, whole) = match spread {
-        Spread::Keys { step, joint } => {
+        Spread::Keys { head, step, joint } => {
             if request.argc() as usize / step > MAX_KEYS {
                 return Err(TOO_MANY_KEYS);
             }
-            (split::by_slot(request, step), Whole::Join(joint))
+            (split::by_slot(request, head, step), Whole::Join(joint))
         }
         Spread::Shards(joint) => {
             let parts = Parts::for_each(starts(shards).into_iter(), request.raw());

@@ -39,6 +39,15 @@ pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     }
 }
 
+/// Takes `count` whole replies from the front of `bytes`.
+fn take_some<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let all = *bytes;
+    for _ in 0..count {
+        take(bytes)?;
+    }
+    all.get(..all.len() - bytes.len())
+}
+
 fn is_error(reply: &[u8]) -> bool {
     matches!(reply.first(), Some(b'-' | b'!'))
         || reply.first() == Some(&b'|')
@@ -56,7 +65,7 @@ pub(super) fn join(joint: Joint, parts: &[PartReply<'_>], places: &[u32], resp: 
         return error.bytes.to_vec();
     }
     let joined = match joint {
-        Joint::Elements => elements(parts, places),
+        Joint::Elements { each } => elements(parts, places, each),
         Joint::Sum => sum(parts),
         Joint::Same => parts.first().map(|part| part.bytes.to_vec()),
         Joint::Concatenation => concatenation(parts),
@@ -80,16 +89,17 @@ fn array(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::try_from(count).ok()?, rest))
 }
 
-fn elements(parts: &[PartReply<'_>], places: &[u32]) -> Option<Vec<u8>> {
+fn elements(parts: &[PartReply<'_>], places: &[u32], each: usize) -> Option<Vec<u8>> {
+    // The elements of each key.
     let mut all: Vec<&[u8]> = Vec::with_capacity(places.len());
     let mut len = 0;
     for part in parts {
         let (count, mut rest) = array(part.bytes)?;
-        if count != part.keys {
+        if count != part.keys * each {
             return None;
         }
-        for _ in 0..count {
-            all.push(take(&mut rest)?);
+        for _ in 0..part.keys {
+            all.push(take_some(&mut rest, each)?);
         }
         len += part.bytes.len();
     }
@@ -97,7 +107,7 @@ fn elements(parts: &[PartReply<'_>], places: &[u32]) -> Option<Vec<u8>> {
         return None;
     }
     let mut out = Vec::with_capacity(len + 16);
-    write::array(&mut out, places.len());
+    write::array(&mut out, places.len() * each);
     for place in places {
         out.extend_from_slice(all.get(*place as usize)?);
     }
@@ -205,27 +215,35 @@ mod tests {
     }
 
     proptest! {
-        /// MGET of any keys, answered in parts, is what one server would have answered.
+        /// A command with any keys, answered in parts, is what one server would have answered.
         #[test]
         fn elements_come_in_the_order_of_the_keys(
             keys in prop::collection::vec("[a-d]{0,2}", 1..30),
             resp in prop::sample::select(vec![Resp::V2, Resp::V3]),
+            each in 1..3_usize,
         ) {
+            // MGET, or PUBSUB SHARDNUMSUB.
+            let head = [&b"PUBSUB"[..], &b"SHARDNUMSUB"[..]];
             let words: Vec<&[u8]> =
-                std::iter::once(&b"MGET"[..]).chain(keys.iter().map(String::as_bytes)).collect();
+                head[..each].iter().copied().chain(keys.iter().map(String::as_bytes)).collect();
             let mut frame = Vec::new();
             request::encode(&words, &mut frame);
             let answer = |request: &Request<'_>| {
                 let mut out = Vec::new();
-                write::array(&mut out, request.argc() as usize - 1);
-                request.args().skip(1).for_each(|key| match key.first() {
-                    Some(b'a') => write::null(&mut out, resp),
-                    _ => write::bulk(&mut out, &[b"value of ", key].concat()),
-                });
+                write::array(&mut out, (request.argc() as usize - each) * each);
+                for key in request.args().skip(each) {
+                    if each == 2 {
+                        write::bulk(&mut out, key);
+                    }
+                    match key.first() {
+                        Some(b'a') => write::null(&mut out, resp),
+                        _ => write::bulk(&mut out, &[b"value of ", key].concat()),
+                    }
+                }
                 out
             };
             let whole = Request::parse(&frame).unwrap();
-            let parts = by_slot(&whole, 1);
+            let parts = by_slot(&whole, each, 1);
             let replies: Vec<Vec<u8>> =
                 parts.parts.iter().map(|part| answer(&Request::parse(parts.frame(part)).unwrap())).collect();
             let replies: Vec<PartReply<'_>> = parts
@@ -234,7 +252,7 @@ mod tests {
                 .zip(&replies)
                 .map(|(part, bytes)| PartReply { bytes, keys: part.keys, first: part.first })
                 .collect();
-            prop_assert_eq!(text(&join(Joint::Elements, &replies, &parts.places, resp)), text(&answer(&whole)));
+            prop_assert_eq!(text(&join(Joint::Elements { each }, &replies, &parts.places, resp)), text(&answer(&whole)));
         }
 
         /// Whatever servers send, the whole is one reply.
@@ -245,7 +263,7 @@ mod tests {
                 prop::sample::select(vec![b"*1\r\n$1\r\na\r\n".to_vec(), b":3\r\n".to_vec(), b"*-1\r\n".to_vec(), b"$-1\r\n".to_vec()]),
             ], 1..4),
             joint in prop::sample::select(vec![
-                Joint::Elements, Joint::Sum, Joint::Same, Joint::Concatenation, Joint::Everywhere, Joint::Any { from: 1 },
+                Joint::Elements { each: 1 }, Joint::Elements { each: 2 }, Joint::Sum, Joint::Same, Joint::Concatenation, Joint::Everywhere, Joint::Any { from: 1 },
             ]),
         ) {
             let whole: Vec<Vec<u8>> = bytes.into_iter().filter(|bytes| {

@@ -51,6 +51,9 @@ impl Place {
         let mut slots = Slots::default();
         let located = match spec.verb {
             Verb::Ssubscribe => Ok(request.args().skip(1).all(|channel| slots.add(channel))),
+            _ if spec.name == "PUBSUB|SHARDNUMSUB" => {
+                Ok(request.args().skip(2).all(|channel| slots.add(channel)))
+            }
             _ if spec.name == "SPUBLISH" => Ok(request.arg(1).is_some_and(|channel| slots.add(channel))),
             _ => keys_of(spec).all(request, |key| slots.add(key)),
         };
@@ -116,6 +119,9 @@ mod tests {
         assert_eq!(place(&["SSUBSCRIBE", "{c}1", "{c}2"]), slot("c"));
         assert_eq!(place(&["SSUBSCRIBE", "c", "d"]), Place::Several);
         assert_eq!(place(&["SPUBLISH", "c", "d"]), slot("c"));
+        assert_eq!(place(&["PUBSUB", "SHARDNUMSUB", "c"]), slot("c"));
+        assert_eq!(place(&["PUBSUB", "shardnumsub", "c", "d"]), Place::Several);
+        assert_eq!(place(&["PUBSUB", "SHARDNUMSUB"]), Place::Home);
     }
 
     #[test]

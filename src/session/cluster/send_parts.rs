@@ -60,8 +60,9 @@ impl Session {
         if !command::arity_ok(spec, request.argc()) {
             return None;
         }
-        if let Spread::Keys { step, .. } = spread
-            && (!(request.argc() as usize - 1).is_multiple_of(step) || !split::is_cross_slot(request, step))
+        if let Spread::Keys { head, step, .. } = spread
+            && (!(request.argc() as usize).saturating_sub(head).is_multiple_of(step)
+                || !split::is_cross_slot(request, head, step))
         {
             return None;
         }

@@ -60,17 +60,18 @@ impl Parts {
     }
 }
 
-/// Returns true if the keys of a request are in more than one slot. The keys are every `step`th argument behind the name.
-pub(super) fn is_cross_slot(request: &Request<'_>, step: usize) -> bool {
-    let mut slots = request.args().skip(1).step_by(step.max(1)).map(Slot::of);
+/// Returns true if the keys of a request are in more than one slot. The keys are every `step`th argument behind the first
+/// `head` words.
+pub(super) fn is_cross_slot(request: &Request<'_>, head: usize, step: usize) -> bool {
+    let mut slots = request.args().skip(head).step_by(step.max(1)).map(Slot::of);
     let first = slots.next();
     slots.any(|slot| Some(slot) != first)
 }
 
-/// Divides a request by the slots of its keys. Each part has the name of the whole and its keys, in their order, each with the
-/// `step - 1` arguments behind it. A key that occurs twice stays twice.
-pub(super) fn by_slot(request: &Request<'_>, step: usize) -> Parts {
-    let args: Vec<&[u8]> = request.args().skip(1).collect();
+/// Divides a request by the slots of its keys. Each part has the first `head` words of the whole and its keys, in their order, each
+/// with the `step - 1` arguments behind it. A key that occurs twice stays twice.
+pub(super) fn by_slot(request: &Request<'_>, head: usize, step: usize) -> Parts {
+    let args: Vec<&[u8]> = request.args().skip(head).collect();
     let groups = || args.chunks(step.max(1));
     let mut keys: Vec<(Slot, u32)> = groups()
         .zip(0_u32..)
@@ -83,7 +84,7 @@ pub(super) fn by_slot(request: &Request<'_>, step: usize) -> Parts {
     for of_slot in keys.chunk_by(|(a, _), (b, _)| a == b) {
         let Some((slot, first)) = of_slot.first() else { continue };
         words.clear();
-        words.push(request.name());
+        words.extend(request.args().take(head));
         for (_, place) in of_slot {
             let at = *place as usize * step.max(1);
             words.extend(args.iter().skip(at).take(step.max(1)));
@@ -131,25 +132,29 @@ mod tests {
         #[test]
         fn the_parts_have_every_key_once_in_its_slot(
             keys in prop::collection::vec(key(), 1..40),
+            head in 1..3_usize,
             step in 1..3_usize,
         ) {
-            let mut words = vec![b"MSET".to_vec()];
+            let head_words = [b"NAME".to_vec(), b"SUBCOMMAND".to_vec()];
+            let head_words = &head_words[..head];
+            let mut words = head_words.to_vec();
             for (number, key) in keys.iter().enumerate() {
                 words.push(key.clone());
                 (1..step).for_each(|_| words.push(format!("v{number}").into_bytes()));
             }
             let whole = frame(&words);
             let request = Request::parse(&whole).unwrap();
-            let parts = by_slot(&request, step);
+            let parts = by_slot(&request, head, step);
             let slots: BTreeSet<Slot> = keys.iter().map(|key| Slot::of(key)).collect();
             prop_assert_eq!(parts.parts.iter().map(|part| part.slot).collect::<Vec<_>>(), slots.iter().copied().collect::<Vec<_>>());
-            prop_assert_eq!(is_cross_slot(&request, step), slots.len() > 1);
+            prop_assert_eq!(is_cross_slot(&request, head, step), slots.len() > 1);
             // All groups in the order of the parts, and back in the order of the whole.
             let mut groups: Vec<Vec<Vec<u8>>> = Vec::new();
             for part in &parts.parts {
                 let request = Request::parse(parts.frame(part)).unwrap();
-                prop_assert_eq!(request.name(), b"MSET");
-                let args: Vec<Vec<u8>> = request.args().skip(1).map(<[u8]>::to_vec).collect();
+                let mut front: Vec<Vec<u8>> = request.args().map(<[u8]>::to_vec).collect();
+                let args = front.split_off(head);
+                prop_assert_eq!(&front[..], head_words);
                 prop_assert_eq!(args.len(), part.keys * step);
                 prop_assert_eq!(&args[0], &keys[part.first]);
                 for group in args.chunks(step) {
@@ -158,14 +163,14 @@ mod tests {
                 }
             }
             let again: Vec<Vec<u8>> = parts.places.iter().flat_map(|place| groups[*place as usize].clone()).collect();
-            prop_assert_eq!(&again[..], &words[1..]);
+            prop_assert_eq!(&again[..], &words[head..]);
         }
     }
 
     #[test]
     fn later_writes_of_one_key_stay_behind_earlier_ones() {
         let whole = frame(&["MSET", "a", "1", "b", "2", "a", "3"].map(|word| word.as_bytes().to_vec()));
-        let parts = by_slot(&Request::parse(&whole).unwrap(), 2);
+        let parts = by_slot(&Request::parse(&whole).unwrap(), 1, 2);
         let of_a = parts.parts.iter().find(|part| part.slot == Slot::of(b"a")).unwrap();
         assert_eq!(
             parts.frame(of_a),

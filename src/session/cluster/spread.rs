@@ -6,8 +6,10 @@ use crate::upstream::config::CrossSlotWrites;
 /// How a command that concerns several shards is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
-    /// Each slot gets the keys that it has. `step` is 2 if a value follows each key.
+    /// Each slot gets the keys, or shard channels, that it has. `step` is 2 if a value follows each key.
     Keys {
+        /// The number of words before the keys: the name, and that of the subcommand.
+        head: usize,
         /// Distance between keys, in arguments.
         step: usize,
         /// How the replies become one.
@@ -22,8 +24,11 @@ pub(super) enum Spread {
 /// How the replies to the parts of a command become one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joint {
-    /// Arrays with one element for each key, in the order of the keys of the whole request.
-    Elements,
+    /// Arrays with some elements for each key, in the order of the keys of the whole request.
+    Elements {
+        /// The number of elements for each key.
+        each: usize,
+    },
     /// Integers, which are added.
     Sum,
     /// The same reply of each part: the first one stands for all.
@@ -43,13 +48,16 @@ impl Spread {
     /// Returns how a command is divided in a cluster; `None` for a command that goes to one shard. `writes` says whether MSET may be
     /// divided.
     pub(super) fn of(spec: &Spec, writes: CrossSlotWrites) -> Option<Self> {
-        let keys = |joint| Some(Self::Keys { step: 1, joint });
+        let keys = |joint| Some(Self::Keys { head: 1, step: 1, joint });
         match spec.name {
-            "MGET" => keys(Joint::Elements),
+            "MGET" => keys(Joint::Elements { each: 1 }),
             "DEL" | "EXISTS" | "TOUCH" | "UNLINK" => keys(Joint::Sum),
-            "MSET" if writes == CrossSlotWrites::Split => Some(Self::Keys { step: 2, joint: Joint::Same }),
+            "MSET" if writes == CrossSlotWrites::Split => {
+                Some(Self::Keys { head: 1, step: 2, joint: Joint::Same })
+            }
+            "PUBSUB|SHARDNUMSUB" => Some(Self::Keys { head: 2, step: 1, joint: Joint::Elements { each: 2 } }),
             "DBSIZE" => Some(Self::Shards(Joint::Sum)),
-            "KEYS" => Some(Self::Shards(Joint::Concatenation)),
+            "KEYS" | "PUBSUB|SHARDCHANNELS" => Some(Self::Shards(Joint::Concatenation)),
             "RANDOMKEY" => Some(Self::Shards(Joint::Any { from: 0 })),
             "SCRIPT|EXISTS" => Some(Self::Shards(Joint::Everywhere)),
             "FLUSHALL" | "FLUSHDB" | "FUNCTION|DELETE" | "FUNCTION|FLUSH" | "FUNCTION|LOAD"

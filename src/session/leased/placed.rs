@@ -46,7 +46,12 @@ impl Leased {
                 Step::Done
             }));
         }
-        match session.place_of(request) {
+        let place = match session.place_of(request) {
+            // In a transaction, it asks the transaction's node.
+            _ if in_transaction && counts_subscribers(request) => Place::Home,
+            place => place,
+        };
+        match place {
             Place::Home if !in_transaction && session.is_for_shards(request) => {
                 Some(self.run_aside(session, request))
             }
@@ -265,6 +270,10 @@ fn asking() -> Vec<u8> {
 
 fn changes_subscriptions(request: &Request<'_>) -> bool {
     matches!(command::find(request), Some(Found::Spec(spec)) if subscription_change(spec.verb).is_some())
+}
+
+fn counts_subscribers(request: &Request<'_>) -> bool {
+    matches!(command::find(request), Some(Found::Spec(spec)) if spec.name == "PUBSUB|SHARDNUMSUB")
 }
 
 fn begins_tracking(request: &Request<'_>) -> bool {
