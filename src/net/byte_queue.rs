@@ -126,6 +126,13 @@ impl ByteQueue {
         self.used = 0;
     }
 
+    /// Empties the queue, and keeps the allocation of its front piece.
+    pub fn clear(&mut self) {
+        let front = self.release();
+        self.front = front;
+        self.front.clear();
+    }
+
     /// Empties the queue and returns the allocation of its front piece.
     pub fn release(&mut self) -> Vec<u8> {
         // Most queues never have a second piece.

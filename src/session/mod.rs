@@ -164,7 +164,7 @@ impl Session {
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
             input: Input::new(&account, !matches!(stream, Stream::Tls(_))),
-            output: Output::new(replies),
+            output: Output::new(replies, ctx.registry.spare.clone()),
             stream,
             client,
             ctx,

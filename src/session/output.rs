@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use self::segments::{Segment, Sent, SpareSegments};
 use super::order::{CommandKind, LaneId, UnderWay, may_overtake};
 use super::timer::Timer;
 use crate::net::budget::Account;
@@ -15,20 +16,6 @@ use crate::upstream::replies::{ClientState, Replies};
 
 /// Number of segments of one client. A command that needs a further one waits for replies.
 const MAX_SEGMENTS: usize = 64;
-
-/// The commands whose replies are due in one series.
-#[derive(Clone, Copy, Default)]
-struct Sent {
-    /// The connection that carries them.
-    place: LaneId,
-    kinds: UnderWay,
-}
-
-/// Consecutive replies that come from one connection, or are respgate's own, and stand behind earlier ones.
-struct Segment {
-    replies: Rc<Replies>,
-    sent: Sent,
-}
 
 /// How the reply to a command comes behind those that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +34,10 @@ pub(super) struct Output {
     sent: Sent,
     /// The replies that stand behind them, in order. Empty while one connection carries all commands under way.
     segments: VecDeque<Segment>,
+    /// The kinds of all commands that were sent since there are segments.
+    parked: UnderWay,
+    /// The finished segments of all clients of the worker.
+    spare: Rc<SpareSegments>,
     /// The account's count of moved bytes at the last check. An unchanged count means that the client makes no
     /// progress.
     last_moved: u64,
@@ -56,11 +47,13 @@ pub(super) struct Output {
 
 impl Output {
     /// Creates the output of a client that has just connected.
-    pub(super) fn new(replies: Rc<Replies>) -> Self {
+    pub(super) fn new(replies: Rc<Replies>, spare: Rc<SpareSegments>) -> Self {
         Self {
             replies,
             sent: Sent::default(),
             segments: VecDeque::new(),
+            parked: UnderWay::default(),
+            spare,
             last_moved: 0,
             write_timer: Timer::default(),
         }
@@ -95,12 +88,23 @@ impl Output {
     fn admits_behind(&self, place: LaneId, kind: CommandKind) -> bool {
         let (last, sent) = self.last();
         let joins = last.due() == 0 || sent.place == place;
+        if !joins && self.segments.len() >= MAX_SEGMENTS {
+            return false;
+        }
+        // Most commands may overtake whatever is under way, so that nobody has to look where it is.
+        let mut sent = self.parked;
+        sent.merge(self.sent.kinds);
+        may_overtake(sent, kind) || may_overtake(self.under_way_elsewhere(place), kind)
+    }
+
+    /// Returns the kinds of the commands under way that `place` does not carry.
+    fn under_way_elsewhere(&self, place: LaneId) -> UnderWay {
         let all = std::iter::once((&self.replies, self.sent))
             .chain(self.segments.iter().map(|segment| (&segment.replies, segment.sent)));
         let mut elsewhere = UnderWay::default();
         all.filter(|(replies, sent)| replies.due() > 0 && sent.place != place)
             .for_each(|(_, sent)| elsewhere.merge(sent.kinds));
-        may_overtake(elsewhere, kind) && (joins || self.segments.len() < MAX_SEGMENTS)
+        elsewhere
     }
 
     /// Returns true if a reply to a command that `place` carries is due.
@@ -139,7 +143,10 @@ impl Output {
         let (last, sent) = self.last();
         let (idle, joins) = (last.due() == 0, sent.place == place);
         if !idle && !joins {
-            let replies = Replies::segment(&self.replies);
+            if self.segments.is_empty() {
+                self.segments = self.spare.take_list();
+            }
+            let replies = self.spare.begin(&self.replies);
             self.segments.push_back(Segment { replies, sent: Sent::default() });
         }
         let (replies, sent) = match self.segments.back_mut() {
@@ -150,6 +157,7 @@ impl Output {
             *sent = Sent { place, kinds: UnderWay::default() };
         }
         sent.kinds.add(kind);
+        self.parked.add(kind);
         replies
     }
 
@@ -187,9 +195,17 @@ impl Output {
             if first.replies.due() > 0 {
                 return;
             }
-            self.segments.pop_front();
+            if let Some(finished) = self.segments.pop_front() {
+                self.spare.finish(finished);
+            }
         }
-        self.segments = VecDeque::new();
+        self.end_segments();
+    }
+
+    /// Gives back the list of the segments, which is empty.
+    fn end_segments(&mut self) {
+        self.parked = UnderWay::default();
+        self.spare.give_list(std::mem::take(&mut self.segments));
     }
 
     /// Returns true if any reply has come in part.
@@ -213,6 +229,7 @@ impl Output {
     pub(super) fn close(&mut self) {
         self.replies.close();
         self.segments.drain(..).for_each(|segment| segment.replies.close());
+        self.end_segments();
     }
 
     /// Ready when the client has neither taken nor sent a byte for `limit`. `blocked` is true if the client takes
@@ -240,6 +257,8 @@ impl Output {
         self.write_timer.poll_after(cx, limit)
     }
 }
+
+pub(super) mod segments;
 
 #[cfg(test)]
 mod tests;

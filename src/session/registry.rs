@@ -12,6 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Tick};
+use super::output::segments::SpareSegments;
 use super::view::ClientView;
 use crate::net::budget::{Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
@@ -33,6 +34,8 @@ pub struct SessionRegistry {
     pub(super) views: RefCell<BTreeMap<u64, Rc<ClientView>>>,
     /// True during a drain.
     pub(super) draining: Cell<bool>,
+    /// The finished segments of all sessions.
+    pub(super) spare: Rc<SpareSegments>,
     /// Notified when a session ends.
     left: Notify,
     /// The start of the worker's clock.
@@ -47,6 +50,7 @@ impl Default for SessionRegistry {
             sessions: RefCell::default(),
             views: RefCell::default(),
             draining: Cell::new(false),
+            spare: Rc::default(),
             left: Notify::new(),
             since: Instant::now(),
             now: Cell::new(0),
@@ -116,6 +120,7 @@ impl SessionRegistry {
     /// Advances the clock and checks the timeouts of all sessions. Called once per second.
     pub fn inspect(&self) {
         self.now.set(self.since.elapsed().as_secs());
+        self.spare.trim();
         for session in self.sessions.borrow().values() {
             session.inspect(self.now.get());
         }

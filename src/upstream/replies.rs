@@ -572,7 +572,7 @@ impl WriteSource for Taken<'_> {
 
 mod collect;
 mod hole;
-mod segment;
+pub mod segment;
 
 #[cfg(test)]
 mod tests;

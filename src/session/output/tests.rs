@@ -1,5 +1,5 @@
 //! A session with several lanes that answer in any interleaving, in pieces, muted, or not at all: the client gets the replies in the
-//! order of its commands.
+//! order of its commands. Clients follow each other and use each other's segments; lanes still answer those that have left.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -36,6 +36,8 @@ enum Event {
     Take { room: usize },
     /// `command-timeout` expires.
     Expire,
+    /// The client leaves, and another one comes.
+    Leave,
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -51,6 +53,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => Just(Event::Message),
         5 => prop_oneof![Just(usize::MAX), 0..100_usize].prop_map(|room| Event::Take { room }),
         1 => Just(Event::Expire),
+        1 => Just(Event::Leave),
     ]
 }
 
@@ -103,6 +106,7 @@ struct Model {
     output: Output,
     buffers: Rc<Buffers>,
     share: Rc<Share>,
+    spare: Rc<SpareSegments>,
     lanes: [VecDeque<Request>; LANES],
     /// The number of bytes that each lane has delivered of its front reply.
     pieces: [usize; LANES],
@@ -117,9 +121,14 @@ impl Model {
         let buffers = Rc::new(Buffers::alone(1 << 30));
         let share = buffers.share().clone();
         let replies = Replies::new(buffers.clone(), Account::new(&share), 1 << 28);
-        let (lanes, pieces, expected) = Default::default();
-        let (output, client) = (Output::new(replies), Taking::default());
-        Self { output, buffers, share, lanes, pieces, expected, messages: 0, client }
+        let (spare, lanes, pieces, expected): (Rc<SpareSegments>, _, _, _) = Default::default();
+        let (output, client) = (Output::new(replies, spare.clone()), Taking::default());
+        Self { output, buffers, share, spare, lanes, pieces, expected, messages: 0, client }
+    }
+
+    /// Returns the segments of the client.
+    fn segments(&self) -> Vec<*const Replies> {
+        self.output.segments.iter().map(|segment| Rc::as_ptr(&segment.replies)).collect()
     }
 
     /// Returns the next reply, of `size` bytes and its frame, and its index.
@@ -158,6 +167,7 @@ impl Model {
             }
             Event::Take { room } => self.take(room),
             Event::Expire => self.expire(),
+            Event::Leave => self.leave(),
         }
     }
 
@@ -248,6 +258,19 @@ impl Model {
         }
     }
 
+    /// The client leaves without its last replies. The lanes still give them to it.
+    fn leave(&mut self) {
+        self.take(usize::MAX);
+        let (received, expected) = (self.received().0, self.expected.concat());
+        assert!(expected.starts_with(&received), "what a client got before it left is in order");
+        self.output.close();
+        self.lanes.iter_mut().flatten().for_each(|request| request.given_up = true);
+        let replies = Replies::new(self.buffers.clone(), Account::new(&self.share), 1 << 28);
+        self.output = Output::new(replies, self.spare.clone());
+        (self.client, self.messages) = (Taking::default(), 0);
+        self.expected.clear();
+    }
+
     fn check(&self) {
         let due = self.lanes.iter().flatten().filter(|request| !request.given_up).count();
         assert_eq!(self.output.awaited() as usize, due, "replies due");
@@ -278,28 +301,23 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn replies_come_in_the_order_of_the_commands(events in prop::collection::vec(events(), 1..120)) {
+    fn replies_come_in_the_order_of_the_commands(events in prop::collection::vec(events(), 1..200)) {
         let mut model = Model::new();
         for event in events {
             model.run(event);
             model.check();
             if model.output.replies.client_state() != ClientState::Open {
-                break;
+                model.leave();
             }
         }
-        let cut = model.output.replies.client_state() == ClientState::Cut;
         (0..LANES).for_each(|lane| model.deliver(lane, usize::MAX));
         model.take(usize::MAX);
         let (received, messages) = model.received();
         let expected = model.expected.concat();
-        if cut {
-            prop_assert!(expected.starts_with(&received), "what came before the cut is in order");
-        } else {
-            prop_assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(&expected));
-            prop_assert_eq!(messages, model.messages);
-            prop_assert_eq!((model.output.awaited(), model.output.waiting()), (0, 0));
-        }
-        prop_assert!(model.output.segments.is_empty() || cut);
+        prop_assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(&expected));
+        prop_assert_eq!(messages, model.messages);
+        prop_assert_eq!((model.output.awaited(), model.output.waiting()), (0, 0));
+        prop_assert!(model.output.segments.is_empty());
         model.output.close();
         model.lanes.iter_mut().for_each(VecDeque::clear);
         prop_assert_eq!(model.share.bytes(), 0, "bytes are charged for a client that left");
@@ -324,6 +342,61 @@ fn nothing_follows_a_reply_that_was_cut_short() {
     model.deliver(2, 1);
     model.take(usize::MAX);
     assert_eq!(model.received().0, b"(0:)(");
+}
+
+#[test]
+fn the_next_client_uses_the_segments_again() {
+    let mut model = Model::new();
+    let mut used = Vec::new();
+    for round in 0..5 {
+        for lane in [0, 1, 2, 1, 0] {
+            model.send(lane, false, false, 10);
+        }
+        let segments = model.segments();
+        assert_eq!((segments.len(), model.spare.len()), (4, 0));
+        match round {
+            0 => used = segments,
+            _ => assert!(segments.iter().all(|segment| used.contains(segment)), "round {round} allocates"),
+        }
+        [1, 0, 2, 1, 0].into_iter().for_each(|lane| model.deliver(lane, 1));
+        model.take(usize::MAX);
+        assert_eq!((model.spare.len(), model.share.bytes()), (4, 0), "spare segments belong to nobody");
+        assert_eq!(model.received().0, model.expected.concat());
+        if round % 2 == 1 {
+            model.leave();
+        }
+    }
+    model.spare.trim();
+    assert_eq!(model.spare.len(), 4, "they were used since the last call");
+    model.spare.trim();
+    assert_eq!(model.spare.len(), 0);
+}
+
+#[test]
+fn a_segment_to_which_a_lane_may_deliver_is_not_used_again() {
+    let mut model = Model::new();
+    for lane in [0, 1, 2, 0] {
+        model.send(lane, false, false, 10);
+    }
+    let kept = model.lanes[2][0].replies.clone();
+    (0..LANES).for_each(|lane| model.deliver(lane, usize::MAX));
+    model.take(usize::MAX);
+    assert_eq!((model.spare.len(), model.output.segments.len()), (2, 0));
+    for lane in [0, 1, 2, 0] {
+        model.send(lane, false, false, 10);
+    }
+    assert!(!model.segments().contains(&Rc::as_ptr(&kept)));
+    kept.deliver(b"late", 1, 4);
+    model.expire();
+    model.take(usize::MAX);
+    assert_eq!(
+        (model.spare.len(), model.output.segments.len()),
+        (0, 0),
+        "given up, and the lanes still deliver"
+    );
+    (0..LANES).for_each(|lane| model.deliver(lane, usize::MAX));
+    model.take(usize::MAX);
+    assert!(model.received().0.ends_with(&ERROR.repeat(4)));
 }
 
 #[test]

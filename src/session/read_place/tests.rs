@@ -113,7 +113,7 @@ impl Model {
             seen: Seen::default(),
             kept: None,
             lost: false,
-            output: Output::new(Replies::new(buffers, account, 1 << 28)),
+            output: Output::new(Replies::new(buffers, account, 1 << 28), Rc::default()),
             beside: false,
         }
     }

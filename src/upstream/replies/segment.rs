@@ -8,11 +8,39 @@ use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
 
-use super::{HoleIn, Parked, Replies, SegmentOf};
+use super::{ClientState, HoleIn, Parked, Replies, SegmentOf, WORTH_MOVING};
 use crate::net::budget::Charge;
 
 /// The bytes that a segment allocates besides those of its replies: its own, and its place in the session's list.
 const OVERHEAD: usize = size_of::<Replies>() + 64;
+/// The number of allocated bytes for replies that a finished segment keeps at most.
+const KEPT: usize = 512;
+
+/// A finished segment that belongs to no client. The next segment of any client uses its allocations.
+pub struct SpareSegment(Rc<Replies>);
+
+impl SpareSegment {
+    /// Takes a segment from its client. Returns `None` if it is not finished, or if anything else refers to it: a connection may
+    /// still deliver to it then. It then keeps no bytes.
+    pub fn of(mut segment: Rc<Replies>) -> Option<Self> {
+        if Rc::get_mut(&mut segment).is_some_and(Replies::leave_client) {
+            return Some(Self(segment));
+        }
+        segment.release_bytes();
+        None
+    }
+
+    /// Returns a segment that stands behind all replies of `client` that exist, or are due, now.
+    pub fn begin(self, client: &Rc<Replies>) -> Rc<Replies> {
+        let Self(mut segment) = self;
+        match Rc::get_mut(&mut segment) {
+            Some(spare) => spare.join_client(client),
+            // Nothing else refers to a spare segment.
+            None => return Replies::segment(client),
+        }
+        segment
+    }
+}
 
 impl Parked {
     /// Returns the number of replies that are due to segments.
@@ -35,6 +63,13 @@ impl Parked {
 }
 
 impl SegmentOf {
+    fn new(client: &Rc<Replies>, hole: Option<HoleIn>) -> Self {
+        let mut overhead = Charge::new(&client.account);
+        overhead.set(OVERHEAD);
+        let client = client.clone();
+        Self { client, promoted: Cell::default(), answers: Cell::default(), hole, _overhead: overhead }
+    }
+
     /// Takes note that one more reply is due to the segment.
     pub(super) fn expect(&self) {
         if let Some(hole) = &self.hole {
@@ -78,17 +113,43 @@ impl Replies {
 
     /// Creates a segment of `client`. `hole`: where the segment stands, if it fills a hole.
     pub(super) fn segment_with(client: &Rc<Self>, hole: Option<HoleIn>) -> Rc<Self> {
-        let mut overhead = Charge::new(&client.account);
-        overhead.set(OVERHEAD);
-        let behind = SegmentOf {
-            client: client.clone(),
-            promoted: Cell::default(),
-            answers: Cell::default(),
-            hole,
-            _overhead: overhead,
-        };
         let replies = Self::with(client.buffers.clone(), client.account.clone(), 0);
-        Rc::new(Self { behind: Some(behind), direct: Cell::new(false), ..replies })
+        let behind = Some(SegmentOf::new(client, hole));
+        Rc::new(Self { behind, direct: Cell::new(false), ..replies })
+    }
+
+    /// Leaves the client of a segment, and whatever belongs to that client. Returns false if the segment is not finished.
+    fn leave_client(&mut self) -> bool {
+        let is_finished = self.due.get() == 0
+            && self.state.get() == ClientState::Open
+            && self.behind.as_ref().is_some_and(|segment| segment.promoted.get() && segment.hole.is_none());
+        let is_empty = self.bytes.get_mut().is_empty()
+            && self.messages.get_mut().capacity() == 0
+            && self.holes.get_mut().capacity() == 0;
+        if !is_finished || !is_empty || self.bytes.get_mut().capacity() > KEPT {
+            return false;
+        }
+        self.account.change(self.charged.take(), 0);
+        self.behind = None;
+        self.partial.set(false);
+        true
+    }
+
+    fn release_bytes(&self) {
+        drop(self.bytes.borrow_mut().release());
+        self.charge();
+    }
+
+    /// Makes a spare segment one of `client`.
+    fn join_client(&mut self, client: &Rc<Self>) {
+        if !Rc::ptr_eq(&self.account, &client.account) {
+            self.account = client.account.clone();
+        }
+        if !Rc::ptr_eq(&self.buffers, &client.buffers) {
+            self.buffers = client.buffers.clone();
+        }
+        self.behind = Some(SegmentOf::new(client, None));
+        self.charge();
     }
 
     /// Returns the object that writes to the client.
@@ -114,8 +175,22 @@ impl Replies {
         let parked = &segment.client.parked;
         parked.bytes.set(parked.bytes.get() - self.bytes.borrow().len());
         parked.answers.set(parked.answers.get() - segment.answers.take());
-        self.move_to(&segment.client);
+        self.empty_to(&segment.client);
         segment.client.partial.set(self.partial.get());
+    }
+
+    /// Moves the bytes that wait here to the client. Few are copied: the segment keeps what it has allocated for the next ones.
+    fn empty_to(&self, client: &Self) {
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.is_empty() {
+            return;
+        }
+        if bytes.len() >= WORTH_MOVING {
+            drop(bytes);
+            return self.move_to(client);
+        }
+        bytes.pieces().for_each(|piece| client.push(|waiting| waiting.extend_from_slice(piece)));
+        bytes.clear();
     }
 
     /// Returns the number of bytes that the client must take before it can take further ones of these replies. Bytes of later
