@@ -11,6 +11,7 @@ mod assign;
 mod async_op;
 mod certified;
 mod authenticate;
+mod by_shard;
 mod charge;
 pub mod client;
 mod cluster;

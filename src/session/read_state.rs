@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::by_shard::ByShard;
 use super::order::{CommandKind, LaneId};
 use super::seen::Seen;
 use crate::replica::Reads;
@@ -27,7 +28,7 @@ pub(super) struct ReadState {
     /// The only primary. In front of a cluster: what counts for all shards.
     pub(super) common: PrimaryReads,
     /// The shards of a cluster that the session has used.
-    shards: Vec<ShardReads>,
+    shards: ByShard<ShardReads>,
     /// True if anything that was sent to a shard is not settled.
     shards_unsettled: bool,
     /// When a read that waits for a replica gives up.
@@ -82,11 +83,10 @@ impl ReadState {
 
     /// Returns the place of a shard. Begins to track it if it is new.
     pub(super) fn site(&mut self, shard: &Rc<Shard>) -> ReadSite {
-        let known = self.shards.iter().position(|known| Rc::ptr_eq(&known.shard, shard));
+        let known = self.shards.find(shard.number(), |known| Rc::ptr_eq(&known.shard, shard));
         ReadSite::Shard(known.unwrap_or_else(|| {
             let (place, reads) = Default::default();
-            self.shards.push(ShardReads { shard: shard.clone(), place, reads });
-            self.shards.len() - 1
+            self.shards.add(shard.number(), ShardReads { shard: shard.clone(), place, reads })
         }))
     }
 
@@ -104,11 +104,11 @@ impl ReadState {
     /// Returns what the session has seen of one primary.
     pub(super) fn at_mut(&mut self, site: ReadSite) -> &mut PrimaryReads {
         match site {
-            ReadSite::Shard(place) if place < self.shards.len() => match self.shards.get_mut(place) {
+            ReadSite::Shard(place) => match self.shards.get_mut(place) {
                 Some(shard) => &mut shard.reads,
                 None => &mut self.common,
             },
-            _ => &mut self.common,
+            ReadSite::Only => &mut self.common,
         }
     }
 
@@ -181,7 +181,7 @@ impl ReadState {
             settled(None);
         }
         self.shards_unsettled = false;
-        for known in &mut self.shards {
+        for known in self.shards.iter_mut() {
             let unsettled = known.reads.seen.is_unsettled();
             if unsettled && is_due(known.place) {
                 self.shards_unsettled = true;

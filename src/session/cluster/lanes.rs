@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::lease::UnplacedTransaction;
 use crate::cluster::slot::Slot;
 use crate::session::Session;
+use crate::session::by_shard::ByShard;
 use crate::upstream::shards::Shard;
 use crate::upstream::shared::lane::Lane;
 
@@ -20,8 +21,8 @@ pub(in crate::session) struct ShardLane {
 /// The lanes of a session, apart from that for commands without keys.
 #[derive(Default)]
 pub(in crate::session) struct ClusterLanes {
-    /// The lanes that the session has used, one for each shard.
-    known: Vec<ShardLane>,
+    /// The lanes that the session has used.
+    known: ByShard<ShardLane>,
     /// The version of the shards' slots under which the commands under way were sent.
     version: u64,
     /// The lane that the session waits for; `None` while it waits for the lane of commands without keys, or for none.
@@ -34,7 +35,7 @@ impl ClusterLanes {
     /// Leaves every lane. No command may be under way.
     pub(in crate::session) fn leave(&mut self, client: u64) {
         self.waits_for = None;
-        self.known.drain(..).for_each(|known| known.lane.leave(client));
+        self.known.drain().for_each(|known| known.lane.leave(client));
     }
 
     /// Takes note of the lane that the session waits for.
@@ -58,15 +59,15 @@ impl Session {
 
     /// Returns the session's lane at a shard; `None` before the client has authenticated.
     pub(in crate::session) fn shard_lane(&mut self, shard: Rc<Shard>) -> Option<ShardLane> {
-        let lanes = &mut self.lanes.cluster;
-        if let Some(known) =
-            lanes.as_ref().and_then(|lanes| lanes.known.iter().find(|known| Rc::ptr_eq(&known.shard, &shard)))
+        let number = shard.number();
+        if let Some(lanes) = &mut self.lanes.cluster
+            && let Some(place) = lanes.known.find(number, |known| Rc::ptr_eq(&known.shard, &shard))
         {
-            return Some(known.clone());
+            return lanes.known.get(place).cloned();
         }
         let lane = shard.lane(&self.key()?);
         let known = ShardLane { shard, lane };
-        self.lanes.cluster.get_or_insert_default().known.push(known.clone());
+        self.lanes.cluster.get_or_insert_default().known.add(number, known.clone());
         Some(known)
     }
 
