@@ -68,8 +68,21 @@ impl<'a> Request<'a> {
     }
 
     /// Returns the argument at index `place`; 0 is the name.
+    // Inlined, it would make the look-up of every command slower.
+    #[inline(never)]
     pub fn arg(&self, place: usize) -> Option<&'a [u8]> {
-        self.args().nth(place)
+        match place.checked_sub(1) {
+            None => Some(self.name),
+            Some(behind_name) => self.behind_name().nth(behind_name),
+        }
+    }
+
+    /// Returns the arguments behind the name.
+    #[inline]
+    fn behind_name(&self) -> Args<'a> {
+        // The name is a part of the frame. A line end follows it.
+        let start = self.name.as_ptr().addr().wrapping_sub(self.raw.as_ptr().addr());
+        Args { rest: self.raw.get(start.wrapping_add(self.name.len() + 2)..).unwrap_or_default() }
     }
 }
 
