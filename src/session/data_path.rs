@@ -16,6 +16,8 @@ enum Stop {
     Wait,
     /// The session can go on, after other tasks have run.
     Yield,
+    /// The session can go on, after other tasks have run and the worker has looked at its sockets.
+    Look,
     /// The session leaves the data path.
     Exit(Exit),
 }
@@ -43,6 +45,11 @@ impl Session {
                 Ok(()) => {}
                 Err(Stop::Wait) => return Poll::Pending,
                 Err(Stop::Yield) => break,
+                Err(Stop::Look) => {
+                    // The runtime wakes a task that yields after it has read the sockets.
+                    let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
                 Err(Stop::Exit(exit)) => return Poll::Ready(exit),
             }
         }
@@ -56,7 +63,9 @@ impl Session {
         if !self.lanes.gathers.is_empty() {
             self.poll_gathers(cx);
         }
-        self.output.advance();
+        if self.output.advance() && self.closing.is_none() {
+            return Err(Stop::Look);
+        }
         let awaited = self.output.awaited() as usize;
         let blocked = self.deliver(cx, awaited)?.is_blocked();
         self.check_timeout(cx)?;

@@ -36,6 +36,8 @@ pub(super) struct Output {
     segments: VecDeque<Segment>,
     /// The kinds of all commands that were sent since there are segments.
     parked: UnderWay,
+    /// True if replies are ready, and the session lets others join them before it writes.
+    awaits_more: bool,
     /// The finished segments of all clients of the worker.
     spare: Rc<SpareSegments>,
     /// The account's count of moved bytes at the last check. An unchanged count means that the client makes no
@@ -53,6 +55,7 @@ impl Output {
             sent: Sent::default(),
             segments: VecDeque::new(),
             parked: UnderWay::default(),
+            awaits_more: false,
             spare,
             last_moved: 0,
             write_timer: Timer::default(),
@@ -176,35 +179,37 @@ impl Output {
         }
     }
 
-    /// Passes on the segments before which no reply is due any more.
+    /// Passes on the segments before which no reply is due any more. Returns true if the session should look for more replies before it
+    /// writes those that are ready: others are due from other connections, and may be there already.
     #[inline]
-    pub(super) fn advance(&mut self) {
-        if !self.segments.is_empty() && self.replies.due() == 0 {
-            self.advance_segments();
-        }
+    pub(super) fn advance(&mut self) -> bool {
+        !self.segments.is_empty() && self.replies.due() == 0 && self.advance_segments()
     }
 
     #[cold]
-    fn advance_segments(&mut self) {
+    fn advance_segments(&mut self) -> bool {
         // Nothing may follow a reply that was cut short.
         if self.replies.client_state() != ClientState::Open {
-            return;
+            return false;
         }
         while let Some(first) = self.segments.front() {
             first.replies.promote();
             if first.replies.due() > 0 {
-                return;
+                // Once before each write.
+                self.awaits_more = !self.awaits_more && self.replies.buffered() > 0;
+                return self.awaits_more;
             }
             if let Some(finished) = self.segments.pop_front() {
                 self.spare.finish(finished);
             }
         }
         self.end_segments();
+        false
     }
 
     /// Gives back the list of the segments, which is empty.
     fn end_segments(&mut self) {
-        self.parked = UnderWay::default();
+        (self.parked, self.awaits_more) = (UnderWay::default(), false);
         self.spare.give_list(std::mem::take(&mut self.segments));
     }
 

@@ -240,7 +240,10 @@ impl Model {
 
     fn take(&mut self, room: usize) {
         self.client.room = room;
-        self.output.advance();
+        if self.output.advance() {
+            assert!(self.output.ready() > 0 && self.output.awaited() > 0);
+            assert!(!self.output.advance(), "the session waits once before it writes");
+        }
         let _ = self.output.replies.poll_write_to(&mut Context::from_waker(Waker::noop()), &mut self.client);
     }
 
@@ -397,6 +400,27 @@ fn a_segment_to_which_a_lane_may_deliver_is_not_used_again() {
     (0..LANES).for_each(|lane| model.deliver(lane, usize::MAX));
     model.take(usize::MAX);
     assert!(model.received().0.ends_with(&ERROR.repeat(4)));
+}
+
+#[test]
+fn replies_wait_once_for_those_of_other_lanes() {
+    let mut model = Model::new();
+    for lane in [0, 1, 2, 0] {
+        model.send(lane, false, false, 10);
+    }
+    model.deliver(1, 1);
+    assert!(!model.output.advance(), "nothing is ready");
+    model.deliver(0, 1);
+    assert!(model.output.advance(), "replies of lanes 2 and 0 are due");
+    model.deliver(2, 1);
+    assert!(!model.output.advance());
+    model.take(usize::MAX);
+    assert_eq!(model.received().0, model.expected[..3].concat());
+    model.deliver(0, 1);
+    assert!(!model.output.advance(), "nothing else is due");
+    model.send(0, false, false, 10);
+    model.deliver(0, 1);
+    assert!(!model.output.advance(), "one lane carries all");
 }
 
 #[test]
