@@ -298,6 +298,7 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
         upstreams: config.upstreams.len(),
         sentinels: config.upstreams.iter().map(|upstream| sentinels(&upstream.discovery)).sum(),
         replicas: config.upstreams.iter().map(|upstream| replicas_asked(config, upstream)).sum(),
+        clusters: config.upstreams.iter().filter(|upstream| is_cluster(upstream)).count(),
         clients: config.listeners.iter().map(|listener| listener.max_clients).sum(),
         connections: config
             .upstreams
@@ -311,7 +312,7 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     let shares = demand.share(available).ok_or_else(|| {
         io::Error::other(format!(
             "only {available} files may be open, and respgate keeps {} for itself; raise the limit (ulimit -n, LimitNOFILE=)",
-            demand.reserve()
+            demand.reserve(available)
         ))
     })?;
     if shares.clients < demand.clients || shares.connections < demand.connections {
@@ -322,14 +323,22 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
             "the limit of open files is too low for max-clients and max-connections, so respgate lowers both: raise the limit (ulimit -n, LimitNOFILE=) or lower the two keys"
         );
     }
+    let count = config.upstreams.len();
     let nodes: Vec<_> = config.upstreams.iter().map(|upstream| 1 + config.read_replicas(upstream)).collect();
     for (upstream, nodes) in config.upstreams.iter_mut().zip(nodes) {
+        let is_cluster = is_cluster(upstream);
         let config = &mut upstream.config;
         let (shared, leased) =
             shares.connections_of(config.max_shared(), config.max_leased, nodes, demand.connections);
         (config.max_leased, config.max_connections) = (leased, leased + shared);
+        let share = shares.cluster(leased + shared * nodes, count, available, is_cluster);
+        (config.max_open, config.max_open_of_discovery) = (share.workers, share.discovery);
     }
     Ok(shares.clients)
+}
+
+fn is_cluster(upstream: &Upstream) -> bool {
+    matches!(upstream.discovery, DiscoveryConfig::Cluster(_))
 }
 
 /// Returns the number of Sentinels, or of a cluster's nodes, that discovery may be connected to, learned ones included.

@@ -22,6 +22,15 @@ const ADMIN: usize = 66;
 /// Descriptors of each upstream: the connections of discovery besides those to Sentinels, the
 /// connection for shared rates, and the one that samples the primary's replication.
 const EACH_UPSTREAM: usize = 5;
+/// Discovery gets one descriptor in this many for the connections to the nodes of each cluster, besides those to the nodes that it asks
+/// for slots: it asks each primary for its role, and samples replicas.
+const CLUSTER_PART: usize = 32;
+/// The least and the greatest number of these: 512 shards with 16 replicas each.
+const CLUSTER_LEAST: usize = 8;
+const CLUSTER_MOST: usize = 512 * 18;
+/// The same for an upstream that a switch may make a cluster, and the connections to the nodes that are asked for slots. They come from
+/// the upstream's share, which one primary does not need.
+const SWITCHED: usize = 64;
 /// Descriptors of each Sentinel: one connection that subscribes and one that sends queries.
 const EACH_SENTINEL: usize = 2;
 /// If descriptors are short, upstream connections get at most one in this many of what the reserve
@@ -42,10 +51,18 @@ pub struct Demand {
     /// Number of connections that sample replicas, or ask Sentinels for them, and of those to replicas that every worker has
     /// whatever its share is.
     pub replicas: usize,
+    /// Number of upstreams that are clusters.
+    pub clusters: usize,
     /// Sum of `max-clients` over all listeners.
     pub clients: usize,
     /// Sum of `max-connections` over all upstreams, and of the shared connections to the replicas that serve reads.
     pub connections: usize,
+}
+
+/// Returns the number of connections that the workers need at `shards` shards of a cluster: each a shared and a leased one at each shard, and
+/// as many for commands without keys.
+pub fn needed(shards: usize, workers: usize) -> usize {
+    2 * workers * (shards + 1)
 }
 
 /// Holds the numbers of clients and upstream connections that may be open at once.
@@ -55,11 +72,28 @@ pub struct Shares {
     pub clients: usize,
     /// Connections to all upstreams together.
     pub connections: usize,
+    /// Descriptors that nobody asked for. The connections to a cluster may take them: the number of its shards is not known yet.
+    pub spare: usize,
+}
+
+/// Holds the numbers of connections to all nodes of one upstream, if it is a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterShare {
+    /// Those of all workers together.
+    pub workers: usize,
+    /// Those of discovery, besides those to the nodes that it asks for slots.
+    pub discovery: usize,
+}
+
+/// Returns the number of discovery's connections to the nodes of a cluster, if `limit` files may be open.
+fn of_discovery(limit: usize) -> usize {
+    (limit / CLUSTER_PART).clamp(CLUSTER_LEAST, CLUSTER_MOST)
 }
 
 impl Demand {
     /// Returns the number of descriptors that neither clients nor upstream connections may take.
-    pub fn reserve(&self) -> usize {
+    /// `limit` files may be open.
+    pub fn reserve(&self, limit: usize) -> usize {
         PROCESS
             + ADMIN
             + EACH_WORKER * self.workers
@@ -68,20 +102,22 @@ impl Demand {
             + EACH_UPSTREAM * self.upstreams
             + EACH_SENTINEL * self.sentinels
             + self.replicas
+            + self.clusters * of_discovery(limit)
     }
 
     /// Divides `limit` descriptors. The reserve and the shares together never exceed `limit`.
     /// Returns `None` if nothing is left for a client.
     pub fn share(&self, limit: usize) -> Option<Shares> {
-        let left = limit.checked_sub(self.reserve())?;
+        let left = limit.checked_sub(self.reserve(limit))?;
         if left >= self.clients.saturating_add(self.connections) {
-            return Some(Shares { clients: self.clients, connections: self.connections });
+            let spare = left - self.clients - self.connections;
+            return Some(Shares { clients: self.clients, connections: self.connections, spare });
         }
         let connections = self.connections.min(left / CONNECTIONS_PART);
         let clients = self.clients.min(left - connections);
         // Connections take back what clients do not need.
         let connections = self.connections.min(left - clients);
-        (clients > 0).then_some(Shares { clients, connections })
+        (clients > 0).then_some(Shares { clients, connections, spare: 0 })
     }
 }
 
@@ -98,6 +134,25 @@ impl Shares {
         // ones.
         let shared_part = shared.min(scaled(shared).max(all / nodes.max(1) / 4)).max(1);
         (shared_part, leased.min(all.saturating_sub(shared_part.saturating_mul(nodes))).max(1))
+    }
+}
+
+impl Shares {
+    /// Returns the part of an upstream whose limits allow `connections`, as one of `upstreams`. `limit` files may be open, and
+    /// `is_cluster` is true if the configuration names a cluster.
+    pub fn cluster(
+        &self,
+        connections: usize,
+        upstreams: usize,
+        limit: usize,
+        is_cluster: bool,
+    ) -> ClusterShare {
+        let all = connections.saturating_add(self.spare / upstreams.max(1));
+        if is_cluster {
+            return ClusterShare { workers: all, discovery: of_discovery(limit) };
+        }
+        let discovery = SWITCHED.min(all / 4);
+        ClusterShare { workers: all - 2 * discovery, discovery }
     }
 }
 
@@ -139,31 +194,39 @@ mod tests {
         upstreams: 1,
         sentinels: 0,
         replicas: 0,
+        clusters: 0,
         clients: 10_000,
         connections: 1088,
     };
 
     #[test]
     fn demands_that_fit_are_granted() {
-        assert_eq!(USUAL.share(65_536), Some(Shares { clients: 10_000, connections: 1088 }));
+        assert_eq!(
+            USUAL.share(65_536),
+            Some(Shares {
+                clients: 10_000,
+                connections: 1088,
+                spare: 65_536 - 11_088 - USUAL.reserve(65_536)
+            })
+        );
     }
 
     #[test]
     fn demands_that_do_not_fit_are_divided() {
         let shares = USUAL.share(1024).unwrap();
-        assert_eq!(shares.clients + shares.connections + USUAL.reserve(), 1024);
+        assert_eq!(shares.clients + shares.connections + USUAL.reserve(1024), 1024);
         assert!(shares.connections >= 200 && shares.clients >= 600, "{shares:?}");
-        assert_eq!(USUAL.share(USUAL.reserve()), None);
+        assert_eq!(USUAL.share(USUAL.reserve(0)), None);
     }
 
     #[test]
     fn shared_connections_shrink_less() {
-        let shares = Shares { clients: 70, connections: 24 };
+        let shares = Shares { clients: 70, connections: 24, spare: 0 };
         assert_eq!(shares.connections_of(64, 1024, 1, 1088), (6, 18));
         assert_eq!(shares.connections_of(2, 22, 1, 24), (2, 22));
-        let enough = Shares { clients: 10_000, connections: 1088 };
+        let enough = Shares { clients: 10_000, connections: 1088, spare: 0 };
         assert_eq!(enough.connections_of(64, 1024, 1, 1088), (64, 1024));
-        let enough = Shares { clients: 10_000, connections: 64 * 3 + 1024 };
+        let enough = Shares { clients: 10_000, connections: 64 * 3 + 1024, spare: 0 };
         assert_eq!(enough.connections_of(64, 1024, 3, 64 * 3 + 1024), (64, 1024));
     }
 
@@ -177,7 +240,7 @@ mod tests {
             granted in 0usize..5_000,
         ) {
             let asked = shared * nodes + leased;
-            let shares = Shares { clients: 1, connections: granted.min(asked) };
+            let shares = Shares { clients: 1, connections: granted.min(asked), spare: 0 };
             let (shared_part, leased_part) = shares.connections_of(shared, leased, nodes, asked);
             prop_assert!(shared_part <= shared && leased_part <= leased);
             prop_assert!(shared_part * nodes + leased_part <= shares.connections + nodes + 1);
@@ -193,10 +256,21 @@ mod tests {
             replicas in 0usize..40,
             clients in 1usize..50_000,
             connections in 1usize..5_000,
+            clusters in 0usize..8,
         ) {
-            let demand = Demand { workers, listeners, upstreams, sentinels, replicas, clients, connections };
+            let clusters = clusters.min(upstreams);
+            let demand =
+                Demand { workers, listeners, upstreams, sentinels, replicas, clusters, clients, connections };
             if let Some(shares) = demand.share(limit) {
-                prop_assert!(shares.clients + shares.connections + demand.reserve() <= limit);
+                let reserve = demand.reserve(limit);
+                prop_assert!(shares.clients + shares.connections + shares.spare + reserve <= limit);
+                let part = shares.connections / upstreams;
+                let open = |at| {
+                    let ClusterShare { workers, discovery } = shares.cluster(part, upstreams, limit, at < clusters);
+                    // The reserve counts those of discovery at a cluster of the configuration.
+                    workers + if at < clusters { 0 } else { discovery + SWITCHED.min(discovery) }
+                };
+                prop_assert!((0..upstreams).map(open).sum::<usize>() <= shares.connections + shares.spare);
                 prop_assert!((1..=clients).contains(&shares.clients));
                 prop_assert!((0..=connections).contains(&shares.connections));
             }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::security::TlsStatus;
 use crate::cluster::{ClusterTopology, ShardNumber};
+use crate::descriptors;
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::read_replicas::health::{ReadTerms, ReplicaHealth};
 use crate::discovery::read_replicas::shards::ShardsHealth;
@@ -101,12 +102,29 @@ pub struct UpstreamLimits {
     pub max_connections: usize,
     /// The greatest number of those that sessions hold.
     pub max_leased: usize,
+    /// The greatest number of connections to all nodes of a cluster together, which the limit of open files allows.
+    pub max_open: usize,
+    /// The number of workers.
+    pub workers: usize,
     /// The time that commands wait for a primary.
     pub hold_timeout: Duration,
     /// The greatest lag of a replica that serves reads.
     pub lag_bound: LagBound,
     /// True if replicas go on serving reads while there is no primary.
     pub reads_in_hold: bool,
+}
+
+impl UpstreamLimits {
+    /// Returns what an operator should know if the limit of open files leaves few connections to this number of shards.
+    pub fn short_of_files(&self, shards: usize) -> Option<String> {
+        let (open, needed) = (self.max_open, descriptors::needed(shards, self.workers));
+        (open < needed).then(|| {
+            format!(
+                "the limit of open files leaves {open} connections to the {shards} shards of the cluster; {} workers need {needed}",
+                self.workers
+            )
+        })
+    }
 }
 
 /// The sources about one upstream.

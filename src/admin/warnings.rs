@@ -151,6 +151,14 @@ fn of_shards(cluster: &ClusterTopology, subject: &str) -> Vec<Warning> {
     warnings
 }
 
+/// Returns the warning that the limit of open files leaves few connections to the shards of a cluster.
+fn of_open_files(view: &View, subject: &str) -> Option<Warning> {
+    let cluster = view.cluster.borrow().clone()?;
+    let text = view.limits.borrow().short_of_files(cluster.shards.len())?;
+    let remedy = "raise it (ulimit -n, LimitNOFILE=), or lower max-clients; until then connections to some shards are closed for others";
+    Some(Warning::new(Severity::Warning, subject, text, remedy))
+}
+
 /// Returns the warnings about files and credentials that respgate reads again.
 pub(super) fn of_reloads(reloads: &Tallies) -> Vec<Warning> {
     let mut warnings = Vec::new();
@@ -229,6 +237,7 @@ pub(super) fn of_details(view: &View, counts: &Snapshot) -> Vec<Warning> {
             ));
         }
     }
+    warnings.extend(of_open_files(view, &subject));
     let leases = sum(counts, &declared::CLIENTS_PINNED.about);
     warnings.extend(nearly(
         &subject,

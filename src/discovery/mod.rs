@@ -26,6 +26,7 @@ mod probe;
 pub mod read_replicas;
 pub mod replicas;
 mod resolved;
+pub mod room;
 pub mod sentinel_table;
 mod candidate;
 mod sentinel;
@@ -50,6 +51,7 @@ use crate::discovery::handover::Parties;
 use crate::discovery::handover_watch::HandoverWatch;
 use crate::discovery::machine::{Action, Event, Machine};
 use crate::discovery::primary_watch::{RoleWatch, watch_name};
+use crate::discovery::room::DiscoveryRoom;
 use crate::discovery::sentinel::Follower;
 use crate::discovery::sentinel_table::SentinelStatus;
 use crate::hint::Hint;
@@ -103,6 +105,8 @@ pub struct Dialers {
     pub data: Dialer,
     /// Dials Sentinels.
     pub sentinels: Dialer,
+    /// The room for connections to the nodes of a cluster.
+    pub room: DiscoveryRoom,
 }
 
 /// The credentials that discovery uses; by default none.
@@ -140,7 +144,7 @@ pub fn spawn(
             let (cluster, cluster_seen) = watch::channel(Arc::default());
             let show = Box::new(move |state| show_cluster(&status, state));
             let feeds = ClusterFeeds { topology, cluster, show, hints: hints_seen };
-            let run = cluster::run(config, interval, logins.nodes, dialers.data, feeds);
+            let run = cluster::run(config, interval, logins.nodes, dialers.data, dialers.room, feeds);
             task.spawn(run.instrument(span));
             let cluster = Some(cluster_seen);
             return Discovery { topology: topology_seen, cluster, hints, status: status_seen, _task: task };

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
+use crate::discovery::room::DiscoveryRoom;
 use crate::discovery::verify::{Description, Finding};
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
@@ -17,10 +19,10 @@ use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
 use crate::resp::server_error::ServerError;
-use crate::rotation::denials::Denied;
+use crate::rotation::denials::{Denied, Probe};
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
-use crate::topology::{Address, Outage, Primary};
+use crate::topology::{Address, Node, Outage, Primary};
 
 /// How long a connected node may take to answer. A busy server answers nothing while a slow command runs.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,16 +48,29 @@ pub(super) async fn probe(
     dialer: &Dialer,
     logged: &LoggedProbes,
 ) -> Finding {
+    probe_open(address, login, dialer, logged).await.0
+}
+
+/// As [`probe`]. Returns the connection too, if it can ask the node again.
+async fn probe_open(
+    address: &Address,
+    login: &Login,
+    dialer: &Dialer,
+    logged: &LoggedProbes,
+) -> (Finding, Option<Control<Stream>>) {
     let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
         Ok(credentials) => credentials,
-        Err(why) => return Finding::AuthRejected(Outage::Refused(format!("{address} is not asked: {why}"))),
+        Err(why) => {
+            let why = format!("{address} is not asked: {why}");
+            return (Finding::AuthRejected(Outage::Refused(why)), None);
+        }
     };
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
-        Err(error) if error.is_unresolved() => return Finding::Unresolved(error.to_string()),
+        Err(error) if error.is_unresolved() => return (Finding::Unresolved(error.to_string()), None),
         Err(error) => {
             let cause = error.source().and_then(|source| source.downcast_ref());
-            return logged.connect_failure(error.to_string(), cause);
+            return (logged.connect_failure(error.to_string(), cause), None);
         }
     };
     let denied = login.denied(credentials.as_deref());
@@ -78,19 +93,89 @@ pub(super) async fn probe(
     if let Err(GreetError::Control(ControlError::Io(error))) = &result
         && let Some(cause) = error.get_ref().and_then(|inner| inner.downcast_ref())
     {
-        return logged.connect_failure(format!("{address} {cause}"), Some(cause));
+        return (logged.connect_failure(format!("{address} {cause}"), Some(cause)), None);
     }
     let greeted = result.is_ok();
+    let may_ask =
+        result.as_ref().is_ok_and(|greeted| greeted.role.is_some()) && !denied.contains(Probe::Role);
     let mut finding = finding_of(address, result, credentials.is_some());
     if let Finding::Primary(description) = &mut finding
         && greeted
     {
         match ask_node(&mut control, Some(&denied), Instant::now() + ANSWER_TIMEOUT).await {
             Ok(node) => description.node = node,
-            Err(error) => return Finding::Unreachable(format!("{address}: {error}")),
+            Err(error) => return (Finding::Unreachable(format!("{address}: {error}")), None),
         }
     }
-    finding
+    (finding, may_ask.then_some(control))
+}
+
+/// How long a node may take to answer on a connection that stayed open. If it takes longer, a new connection is opened.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The number of checks of a primary after which a new connection is opened, since only that shows where the address leads by now,
+/// and whether the node still accepts respgate.
+const CHECKS_PER_CONNECTION: u32 = 10;
+
+/// A connection that stays open between two checks of a primary.
+pub(super) struct KeptCheck {
+    control: Control<Stream>,
+    address: Address,
+    /// What the primary has said of itself.
+    description: Description,
+    /// The number of checks so far.
+    checks: u32,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl KeptCheck {
+    /// Asks the node for its role and its id. Returns the finding if it is the primary as before, and `None` if only a new connection
+    /// can tell.
+    async fn ask(&mut self, login: &Login) -> Option<Finding> {
+        self.checks += 1;
+        let deadline = Instant::now() + CHECK_TIMEOUT;
+        let reply = self.control.call(&[b"ROLE"], deadline).await.ok()?;
+        if !matches!(role_from_reply(&reply), Some(Role::Primary { .. })) {
+            return None;
+        }
+        let credentials = login.newest().ok()?;
+        let denied = login.denied(credentials.as_deref());
+        let node = ask_node(&mut self.control, Some(&denied), deadline).await.ok()?;
+        let id = |node: &Option<Node>| node.as_ref().map(|node| node.id.clone());
+        let is_same = id(&node) == id(&self.description.node);
+        is_same.then(|| Finding::Primary(Description { node, ..self.description.clone() }))
+    }
+}
+
+/// Asks a primary for its role: on the connection `kept` of the last check if there is one, else as [`probe`] does. Returns the
+/// connection for the next check too, if `room` allows one.
+pub(super) async fn check(
+    address: &Address,
+    login: &Login,
+    dialer: &Dialer,
+    logged: &LoggedProbes,
+    room: &DiscoveryRoom,
+    kept: Option<KeptCheck>,
+) -> (Finding, Option<KeptCheck>) {
+    if let Some(mut kept) =
+        kept.filter(|kept| kept.address == *address && kept.checks < CHECKS_PER_CONNECTION)
+        && let Some(finding) = kept.ask(login).await
+    {
+        return (finding, Some(kept));
+    }
+    let permit = room.take_check().await;
+    let (finding, control) = probe_open(address, login, dialer, logged).await;
+    let kept = match (&finding, control, permit) {
+        (Finding::Primary(description), Some(control), Some(permit)) if room.keeps() => Some(KeptCheck {
+            control,
+            address: address.clone(),
+            description: description.clone(),
+            checks: 0,
+            _permit: permit,
+        }),
+        _ => None,
+    };
+    (finding, kept)
 }
 
 /// Probes an address that may lead to another node at any time. While a probe is unanswered, starts another one every

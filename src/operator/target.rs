@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::replicas::follow::SampledPlace;
+use crate::discovery::room::DiscoveryRoom;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::net::connect::Dialer;
 use crate::net::tls::Loaded;
@@ -213,6 +214,7 @@ impl Target {
         let dialers = Dialers {
             data: dialer(&self.tls, Leg::Upstream),
             sentinels: dialer(&self.sentinel_tls, Leg::Sentinel),
+            room: DiscoveryRoom::new(config.max_open_of_discovery),
         };
         let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
         let config_of = self.discovery.clone();

@@ -35,6 +35,7 @@ pub fn share(config: &UpstreamConfig, workers: usize) -> UpstreamConfig {
     let (mut share, workers) = (config.clone(), workers.max(1));
     share.max_connections = (share.max_connections / workers).max(1);
     share.max_leased = (share.max_leased / workers).max(1);
+    share.max_open /= workers;
     share.hold_buffer /= workers;
     share
 }
@@ -65,10 +66,12 @@ pub fn listener_views(config: &Config, listeners: &Listeners) -> Vec<ListenerVie
 }
 
 /// Returns what the admin listener shows of an upstream's limits.
-pub fn limits(upstream: &Upstream) -> UpstreamLimits {
+pub fn limits(upstream: &Upstream, workers: usize) -> UpstreamLimits {
     UpstreamLimits {
         max_connections: upstream.config.max_connections,
         max_leased: upstream.config.max_leased,
+        max_open: upstream.config.max_open,
+        workers,
         hold_timeout: upstream.config.hold_timeout,
         lag_bound: upstream.config.lag_bound,
         reads_in_hold: upstream.config.replicas_serve_alone(),

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::plan;
 use crate::admin::{UpstreamLimits, View, Views};
+use crate::cluster::ClusterTopology;
 use crate::config::Upstream;
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::read_replicas::configured::ConfiguredReplicas;
@@ -77,7 +78,7 @@ impl Upstreams {
             };
             running.plan.config = plan::share(config, self.workers);
             running.plan.fair = fair;
-            running.limits.send_replace(plan::limits(upstream));
+            running.limits.send_replace(plan::limits(upstream, self.workers));
             running.steered.config.send_replace(config.clone());
             running.replicas.send_if_modified(|known| {
                 let newest = configured_replicas(upstream);
@@ -122,7 +123,9 @@ impl Upstreams {
             cluster: steered.cluster.clone(),
             shard_replicas: shards.feeds.clone(),
         };
-        let limits = watch::Sender::new(plan::limits(upstream));
+        let limits = watch::Sender::new(plan::limits(upstream, self.workers));
+        let (cluster, name) = (steered.cluster.clone(), config.name.clone());
+        tokio::spawn(log_when_short(name, cluster, limits.subscribe()));
         Running { steered, plan, limits, replicas, health, shards, sampler: None }
     }
 
@@ -208,6 +211,29 @@ fn configured_replicas(upstream: &Upstream) -> ConfiguredReplicas {
         DiscoveryConfig::Sentinel(_) | DiscoveryConfig::Cluster(_) => None,
     };
     ConfiguredReplicas { primary, replicas: upstream.replicas.clone() }
+}
+
+/// Logs when the limit of open files leaves few connections to the shards of a cluster.
+async fn log_when_short(
+    upstream: String,
+    mut cluster: watch::Receiver<Option<Arc<ClusterTopology>>>,
+    limits: watch::Receiver<UpstreamLimits>,
+) {
+    let mut known = None;
+    loop {
+        let shards = cluster.borrow_and_update().as_ref().map_or(0, |cluster| cluster.shards.len());
+        let short = limits.borrow().short_of_files(shards).filter(|_| shards > 0);
+        if let Some(text) = short.as_ref().filter(|_| short != known) {
+            tracing::warn!(
+                upstream,
+                "{text}: raise it (ulimit -n, LimitNOFILE=); until then respgate closes connections to some shards to open others"
+            );
+        }
+        known = short;
+        if cluster.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Logs once that the clients of an upstream are served.

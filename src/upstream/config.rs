@@ -104,6 +104,10 @@ pub struct UpstreamConfig {
     pub max_connections: usize,
     /// The number of leased connections; they count in `max_connections`.
     pub max_leased: usize,
+    /// The number of connections to all nodes of a cluster together, which the limit of open files allows.
+    pub max_open: usize,
+    /// The number of discovery's connections to all nodes of a cluster, besides those to the nodes that it asks for slots.
+    pub max_open_of_discovery: usize,
     /// The time after which a command fails whose session waits for a lease.
     pub lease_timeout: Duration,
     /// The time for look-up of the name, connect and greeting together.
@@ -170,6 +174,8 @@ impl UpstreamConfig {
             pool: Pool::Shared,
             max_connections: 1088,
             max_leased: 1024,
+            max_open: usize::MAX,
+            max_open_of_discovery: usize::MAX,
             lease_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(60),

@@ -115,6 +115,7 @@ impl Layout {
         if self.is_cluster.replace(cluster.is_some()) != cluster.is_some() {
             self.version.set(self.version.get() + 1);
             redirects.set_active(cluster.is_some());
+            self.common.room.set_active(cluster.is_some());
         }
         match (cluster, self.shards()) {
             (Some(cluster), _) => {

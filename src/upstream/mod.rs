@@ -6,6 +6,7 @@
 
 pub mod access;
 mod activity;
+mod cluster_room;
 pub mod config;
 pub mod connection;
 mod credentials;
@@ -40,6 +41,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::access::Access;
 pub use self::activity::{IdentityUse, UpstreamActivity};
+use self::cluster_room::ClusterRoom;
 use self::config::{ClientAuth, LiveConfig, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
@@ -162,6 +164,7 @@ impl Upstream {
             identities: Rc::new(Identities::new(login)),
             counters: counters.clone(),
             config: config.clone(),
+            room: ClusterRoom::new(config.clone()),
             redirects: Redirects::new(config.clone(), counters.clone(), hints.clone()),
             hints,
             scripts: scripts.clone(),
@@ -175,6 +178,7 @@ impl Upstream {
         let Parts { dialing, pool, lanes: _, fans: _, replicas } = &parts;
         let inquiries = Inquiries::new(pool.clone());
         let tasks = &dialing.tasks;
+        tasks.spawn(common.room.clone().serve_waiting());
         let newest = cluster.borrow().clone();
         let layout = Layout::new(common.clone(), parts.clone(), fair, shard_replicas, newest.as_deref());
         tasks.spawn(layout.clone().follow(topology, cluster));

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tokio::sync::{mpsc, watch};
 
 use super::access::Access;
+use super::cluster_room::{ClusterRoom, NodeConnections};
 use super::config::LiveConfig;
 use super::connection::identities::Identities;
 use super::connection::ids::ConnectionIds;
@@ -43,6 +44,8 @@ pub(in crate::upstream) struct Common {
     pub(in crate::upstream) identities: Rc<Identities>,
     pub(in crate::upstream) buffers: Rc<Buffers>,
     pub(in crate::upstream) meter: Rc<PollMeter>,
+    /// The room for the connections to all nodes of a cluster.
+    pub(in crate::upstream) room: Rc<ClusterRoom>,
     /// Follows the redirects of nodes while the upstream is a cluster.
     pub(in crate::upstream) redirects: Rc<Redirects>,
     /// The bytes of the commands that wait for any primary.
@@ -85,6 +88,7 @@ impl Parts {
             identities,
             buffers,
             meter,
+            room: cluster_room,
             redirects,
             held,
             timelines: _,
@@ -102,13 +106,14 @@ impl Parts {
             pause: ServerPause::default(),
             scripts: scripts.clone(),
             dialer: RefCell::new(dialer),
+            room: cluster_room.clone(),
             access: access.clone(),
             buffers: buffers.clone(),
             tasks: Tasks::new(meter.clone()),
             meter: meter.clone(),
         });
         let pool = Rc::new(LeasePool::new(dialing.clone()));
-        let room = Rc::new(SharedRoom::new(config.clone()));
+        let room = Rc::new(SharedRoom::of_primary(config.clone(), cluster_room));
         let lanes = Lanes::new(pool.clone(), room.clone(), fair).redirected_by(redirects.clone());
         let lanes = Rc::new(lanes);
         let fans = Rc::new(FanIns::new(dialing.clone(), room.clone()));
@@ -118,6 +123,10 @@ impl Parts {
                 || weak_fans.upgrade().is_some_and(|fans| fans.close_unused())
         });
         let replicas = ReplicaReads::new(replicas, lanes.clone());
+        let connections: Rc<dyn NodeConnections> = lanes.clone();
+        cluster_room.add(Rc::downgrade(&connections));
+        let connections: Rc<dyn NodeConnections> = replicas.clone();
+        cluster_room.add(Rc::downgrade(&connections));
         Self { dialing, pool, lanes, fans, replicas }
     }
 }

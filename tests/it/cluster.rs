@@ -1,6 +1,7 @@
 //! respgate in front of a cluster.
 
 mod commands;
+mod descriptors;
 pub mod discovery;
 mod doctor;
 mod failures;

@@ -393,6 +393,9 @@ fn connections(
         pool,
         max_connections,
         max_leased,
+        // The start divides the limit of open files.
+        max_open: usize::MAX,
+        max_open_of_discovery: usize::MAX,
         lease_timeout: typed.lease_timeout.or(Builtin::lease_timeout()),
         lease_idle_timeout: typed
             .lease_idle_timeout

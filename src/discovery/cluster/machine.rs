@@ -54,8 +54,8 @@ pub(super) enum ClusterAction {
     Forget(Address),
     /// Ask every connected node.
     Ask,
-    /// Ask the primary of a shard for its role. The driver aborts an earlier probe of that shard that has not ended.
-    Probe { shard: ShardNumber, ticket: u64, address: Address },
+    /// Ask the primary of a shard for its role; on a new connection if `anew`. The driver aborts an earlier probe of that shard that has not ended.
+    Probe { shard: ShardNumber, ticket: u64, address: Address, anew: bool },
     /// Abort the probe of a shard that is gone.
     StopProbe(ShardNumber),
     /// Publish the cluster, and the topology of its home shard.
@@ -301,8 +301,8 @@ impl ClusterMachine {
         actions.extend(change.forget.into_iter().map(ClusterAction::Forget));
         actions.extend(change.track.into_iter().map(ClusterAction::Track));
         for (number, shard) in &mut self.shards {
-            if let Some((ticket, address)) = shard.start_probe(now) {
-                actions.push(ClusterAction::Probe { shard: *number, ticket, address });
+            if let Some((ticket, address, anew)) = shard.start_probe(now) {
+                actions.push(ClusterAction::Probe { shard: *number, ticket, address, anew });
             }
             actions.extend(shard.take_news().into_iter().map(operator_message));
         }

@@ -24,7 +24,7 @@ mod views;
 pub use self::asked::MAX_ASKED;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -37,7 +37,8 @@ use self::node::NodeFollower;
 use self::status::ClusterStatus;
 use crate::cluster::{ClusterTopology, ShardNumber};
 use crate::discovery::config::ClusterConfig;
-use crate::discovery::probe;
+use crate::discovery::probe::{self, KeptCheck};
+use crate::discovery::room::DiscoveryRoom;
 use crate::hint::Hint;
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
@@ -74,6 +75,7 @@ pub(super) async fn run(
     interval: Duration,
     login: Login,
     dialer: Dialer,
+    room: DiscoveryRoom,
     feeds: ClusterFeeds,
 ) {
     let (news, events) = mpsc::channel(NEWS);
@@ -82,6 +84,7 @@ pub(super) async fn run(
         config: Arc::new(config),
         login,
         dialer,
+        room,
         feeds,
         logged: Arc::default(),
         rounds: watch::channel(0).0,
@@ -89,6 +92,7 @@ pub(super) async fn run(
         tasks: JoinSet::new(),
         followers: HashMap::new(),
         running: HashMap::new(),
+        kept: HashMap::new(),
         probes: 0,
     };
     driver.run(machine, events).await;
@@ -99,6 +103,7 @@ struct ClusterDriver {
     config: Arc<ClusterConfig>,
     login: Login,
     dialer: Dialer,
+    room: DiscoveryRoom,
     feeds: ClusterFeeds,
     /// Which warnings about nodes are logged already.
     logged: Arc<probe::LoggedProbes>,
@@ -108,6 +113,8 @@ struct ClusterDriver {
     followers: HashMap<Address, AbortHandle>,
     /// The probe of each shard.
     running: HashMap<ShardNumber, AbortHandle>,
+    /// The connection of each shard's last probe, for the next one. A probe under way has taken it.
+    kept: HashMap<ShardNumber, Arc<Mutex<Option<KeptCheck>>>>,
     probes: u64,
 }
 
@@ -150,8 +157,11 @@ impl ClusterDriver {
                 }
             }
             ClusterAction::Ask => self.rounds.send_modify(|round| *round += 1),
-            ClusterAction::Probe { shard, ticket, address } => self.probe(shard, ticket, address),
+            ClusterAction::Probe { shard, ticket, address, anew } => {
+                self.probe(shard, ticket, address, anew);
+            }
             ClusterAction::StopProbe(shard) => {
+                self.kept.remove(&shard);
                 if let Some(probe) = self.running.remove(&shard) {
                     probe.abort();
                 }
@@ -180,12 +190,18 @@ impl ClusterDriver {
         }
     }
 
-    fn probe(&mut self, shard: ShardNumber, ticket: u64, address: Address) {
+    fn probe(&mut self, shard: ShardNumber, ticket: u64, address: Address, anew: bool) {
         self.probes += 1;
+        let place = self.kept.entry(shard).or_default().clone();
+        let kept = take(&place).filter(|_| !anew);
+        let room = self.room.clone();
         let (dialer, login, news) = (self.dialer.clone(), self.login.clone(), self.news.clone());
         let logged = Arc::clone(&self.logged);
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer, &logged).await;
+            let (finding, kept) = probe::check(&address, &login, &dialer, &logged, &room, kept).await;
+            if let Some(kept) = kept {
+                put(&place, kept);
+            }
             // The receiver is gone while discovery is being dropped.
             let _ = news.send(ClusterEvent::Probed { shard, ticket, finding }).await;
         };
@@ -216,6 +232,14 @@ impl ClusterDriver {
             differs
         });
     }
+}
+
+fn take(place: &Mutex<Option<KeptCheck>>) -> Option<KeptCheck> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn put(place: &Mutex<Option<KeptCheck>>, kept: KeptCheck) {
+    *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
 }
 
 /// Logs what has become of a shard.

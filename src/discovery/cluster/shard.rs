@@ -32,6 +32,8 @@ pub(super) struct FollowedShard {
     address: Option<Address>,
     /// The verifier's newest generation that was published, and its number within the cluster.
     generation: Option<(Generation, Generation)>,
+    /// True if the next probe must open a new connection, because something hints at a change.
+    anew: bool,
     /// True if most of the other nodes find that the primary has failed.
     is_failing: bool,
     /// The addresses of its replicas.
@@ -46,6 +48,7 @@ impl FollowedShard {
             node,
             address: None,
             generation: None,
+            anew: true,
             is_failing: false,
             replicas: Vec::new(),
         }
@@ -61,6 +64,7 @@ impl FollowedShard {
         if self.node == *id && self.address.as_ref() == Some(&address) {
             self.verifier.set_epoch(epoch);
         } else {
+            self.anew = true;
             self.verifier.aim(address.clone(), Some(epoch), now);
             (self.node, self.address) = (id.clone(), Some(address));
         }
@@ -68,6 +72,7 @@ impl FollowedShard {
             (&known.claim.role, known.claim.is_myself, self.generation)
         {
             let text = format!("{id} says that it is a replica of {of} by now");
+            self.anew = true;
             self.verifier.denied(inner, text, now);
         }
     }
@@ -119,6 +124,7 @@ impl FollowedShard {
             Hint::NotPrimary(_) => Hint::NotPrimary(inner),
             Hint::Moved { .. } | Hint::ClusterDown(_) => return,
         };
+        self.anew = true;
         self.verifier.hint(hint, now);
     }
 
@@ -127,10 +133,11 @@ impl FollowedShard {
         self.verifier.nudge(now);
     }
 
-    /// Starts the probe that is due now, if any, and returns its ticket and the address.
-    pub(super) fn start_probe(&mut self, now: Instant) -> Option<(u64, Address)> {
+    /// Starts the probe that is due now, if any. Returns its ticket, the address, and true if the probe must open a new connection.
+    pub(super) fn start_probe(&mut self, now: Instant) -> Option<(u64, Address, bool)> {
         self.verifier.lapse(now);
-        self.verifier.start_probe(now)
+        let (ticket, address) = self.verifier.start_probe(now)?;
+        Some((ticket, address, std::mem::take(&mut self.anew)))
     }
 
     /// Handles the result of a probe.

@@ -55,17 +55,18 @@ pub fn spawn(
     topology: watch::Receiver<Topology>,
     configured: watch::Receiver<ConfiguredReplicas>,
 ) -> ReadReplicas {
-    let (outputs, sampling) = sampler(places, topology, configured, SamplingPace::default());
+    let (outputs, sampling) = sampler(places, topology, configured, SamplingPace::default(), false);
     tokio::spawn(sampling.instrument(tracing::info_span!("read-replicas", upstream = name)));
     outputs
 }
 
-/// Creates a sampler. The caller runs the future.
+/// Creates a sampler. The caller runs the future. `in_cluster`: it samples one shard of a cluster.
 fn sampler(
     mut places: watch::Receiver<SampledPlace>,
     topology: watch::Receiver<Topology>,
     mut configured: watch::Receiver<ConfiguredReplicas>,
     pace: SamplingPace,
+    in_cluster: bool,
 ) -> (ReadReplicas, impl Future<Output = ()> + Send + 'static) {
     let SampledPlace { config, logins, dialers, topology: _, status } = places.borrow_and_update().clone();
     let (newest, seen) = watch::channel(ReplicaSet::default());
@@ -80,6 +81,7 @@ fn sampler(
         configured,
         logins,
         dialers,
+        in_cluster,
         topology,
         newest,
         health,
@@ -136,6 +138,8 @@ struct Coordinator {
     configured: watch::Receiver<ConfiguredReplicas>,
     logins: Logins,
     dialers: Dialers,
+    /// True if the nodes are those of a cluster, of which there may be any number.
+    in_cluster: bool,
     topology: watch::Receiver<Topology>,
     newest: watch::Sender<ReplicaSet>,
     health: watch::Sender<ReplicaHealth>,
@@ -334,6 +338,7 @@ impl Coordinator {
             login: self.logins.nodes.clone(),
             dialer: self.dialers.data.clone(),
             news: self.news.clone(),
+            room: self.in_cluster.then(|| self.dialers.room.samples.clone()),
             rounds: rounds.subscribe(),
         };
         self.tasks.spawn(watch.run().in_current_span())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::health::Obstacle;
@@ -58,6 +58,8 @@ pub(super) struct NodeWatch {
     pub(super) login: Login,
     pub(super) dialer: Dialer,
     pub(super) news: mpsc::Sender<NodeNews>,
+    /// The room for the connection, in front of a cluster. Without room, the node is not asked.
+    pub(super) room: Option<Arc<Semaphore>>,
     /// The number of the present round: a change requests a question.
     pub(super) rounds: watch::Receiver<u64>,
 }
@@ -67,10 +69,15 @@ impl NodeWatch {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
         loop {
+            let permit = match &self.room {
+                Some(room) => room.clone().acquire_owned().await.ok(),
+                None => None,
+            };
             if let Err(why) = self.ask_until_lost(&mut backoff).await {
                 tracing::debug!(address = %self.address, %why, "respgate cannot ask this node for its replication");
                 self.send(Err(why)).await;
             }
+            drop(permit);
             sleep(backoff.next_delay()).await;
             // Without demand, a node that cannot be reached is not dialled again and again.
             if self.rounds.changed().await.is_err() {

@@ -122,7 +122,7 @@ impl ShardSamplers {
         let (topology, topology_seen) = watch::channel(shard.topology.clone());
         let (replicas, replicas_seen) = watch::channel(replicas);
         let (outputs, sampling) =
-            sampler(self.places.clone(), topology_seen, replicas_seen, self.pace.clone());
+            sampler(self.places.clone(), topology_seen, replicas_seen, self.pace.clone(), true);
         let span = tracing::info_span!("read-replicas", upstream = self.name, shard = shard.number.0);
         let task = self.tasks.spawn(sampling.instrument(span));
         ShardSampler { topology, replicas, outputs, task }

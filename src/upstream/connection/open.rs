@@ -22,6 +22,7 @@ use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::rotation::login::Principal;
 use crate::topology::{Generation, Primary};
 use crate::upstream::access::Access;
+use crate::upstream::cluster_room::ClusterRoom;
 use crate::upstream::config::LiveConfig;
 use crate::upstream::connection::auth_backoff::Refused;
 use crate::upstream::connection::identities::Identities;
@@ -157,6 +158,8 @@ pub(super) const READ: usize = 64 * 1024;
 
 /// Opens the connections of one worker to one upstream. Holds what they need and the state that their opening changes.
 pub(in crate::upstream) struct Dialing {
+    /// The room for the connections to all nodes of a cluster.
+    pub(in crate::upstream) room: Rc<ClusterRoom>,
     pub(in crate::upstream) config: Rc<LiveConfig>,
     pub(in crate::upstream) hold: Rc<Hold>,
     pub(in crate::upstream) reports: Rc<Reports>,

@@ -62,7 +62,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
             permit = fans.room.take();
         }
         if permit.is_none() {
-            if fans.room.close_unused() {
+            if fans.room.make_room(false) {
                 tokio::time::sleep(RETRY_MIN).await;
                 continue;
             }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
+use crate::upstream::cluster_room::ClusterPermit;
 use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey};
 use crate::upstream::connection::probe::PING;
@@ -24,6 +25,8 @@ pub(in crate::upstream) struct IdleConnections(RefCell<Vec<Idle>>);
 struct Idle {
     key: ConnectionKey,
     link: Connection,
+    /// Its room among the connections to all nodes of a cluster.
+    permit: ClusterPermit,
     /// Since when the connection has been idle.
     since: Instant,
     /// When the server last sent something: at the latest when the connection became idle.
@@ -50,17 +53,19 @@ impl IdleConnections {
     }
 
     /// Adds a connection.
-    pub(in crate::upstream) fn put(&self, key: ConnectionKey, link: Connection) {
+    pub(in crate::upstream) fn put(&self, key: ConnectionKey, link: Connection, permit: ClusterPermit) {
         let now = Instant::now();
-        self.0.borrow_mut().push(Idle { key, link, since: now, heard: now, pinged: None });
+        self.0.borrow_mut().push(Idle { key, link, permit, since: now, heard: now, pinged: None });
     }
 
-    /// Closes the connection that has been idle for longest.
-    pub(in crate::upstream) fn drop_oldest(&self) {
+    /// Closes the connection that has been idle for longest. Returns false if there is none.
+    pub(in crate::upstream) fn drop_oldest(&self) -> bool {
         let mut idle = self.0.borrow_mut();
-        if !idle.is_empty() {
+        let any = !idle.is_empty();
+        if any {
             idle.remove(0);
         }
+        any
     }
 
     /// Takes out a sound connection for this key, of this generation. Closes those for the key that are broken or of another
@@ -69,7 +74,7 @@ impl IdleConnections {
         &self,
         key: &ConnectionKey,
         generation: Option<Generation>,
-    ) -> Option<Connection> {
+    ) -> Option<(Connection, ClusterPermit)> {
         let mut idle = self.0.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
@@ -78,7 +83,10 @@ impl IdleConnections {
             let current = Some(one.link.generation) == generation;
             match one.state() {
                 State::Awaiting if current => {}
-                State::Sound if current => return Some(idle.remove(at).link),
+                State::Sound if current => {
+                    let Idle { link, permit, .. } = idle.remove(at);
+                    return Some((link, permit));
+                }
                 _ => drop(idle.remove(at)),
             }
         }
@@ -191,6 +199,8 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::resp::Resp;
     use crate::rotation::login::Login;
+    use crate::upstream::cluster_room::ClusterRoom;
+    use crate::upstream::config::{LiveConfig, UpstreamConfig};
     use crate::upstream::connection::identities::Identities;
 
     const NOW: Option<Generation> = Some(Generation(1));
@@ -221,7 +231,8 @@ mod tests {
                 unnaming: false,
             };
             let mut bench = Self { idle: IdleConnections::default(), key, server };
-            bench.idle.put(bench.key.clone(), link);
+            let room = ClusterRoom::new(Rc::new(LiveConfig::new(UpstreamConfig::new("u"))));
+            bench.idle.put(bench.key.clone(), link, room.take().unwrap());
             bench.idle.tend(LONG, Duration::from_nanos(1), |_| true);
             let mut sent = [0; 14];
             bench.server.read_exact(&mut sent).await.unwrap();
@@ -235,7 +246,7 @@ mod tests {
         }
 
         fn take(&self) -> Option<Connection> {
-            self.idle.take(&self.key, NOW)
+            self.idle.take(&self.key, NOW).map(|(link, _)| link)
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
+use crate::upstream::cluster_room::ClusterPermit;
 use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey, Dialing};
 use crate::upstream::connection::reauth::Refresh;
@@ -50,13 +51,15 @@ impl LeaseGrant {
 /// Room for one leased connection. Dropping it gives the room to the session whose turn it is.
 pub(in crate::upstream::leased) struct Permit {
     pool: Rc<LeasePool>,
+    /// The room among the connections to all nodes of a cluster. It is taken out only when this is dropped.
+    cluster: Option<ClusterPermit>,
     /// A connection without state, which the next session may use.
     pub(in crate::upstream::leased) clean: Option<(ConnectionKey, Connection)>,
 }
 
 impl Permit {
-    fn new(pool: &Rc<LeasePool>) -> Self {
-        Self { pool: pool.clone(), clean: None }
+    fn new(pool: &Rc<LeasePool>, cluster: ClusterPermit) -> Self {
+        Self { pool: pool.clone(), cluster: Some(cluster), clean: None }
     }
 }
 
@@ -75,7 +78,9 @@ impl Drop for Waiting<'_> {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.pool.release(self.clean.take());
+        if let Some(cluster) = self.cluster.take() {
+            self.pool.release(self.clean.take(), cluster);
+        }
     }
 }
 
@@ -119,11 +124,29 @@ impl LeasePool {
         while self.idle() > 0 && self.taken.get() + self.idle() > limit {
             self.idle.drop_oldest();
         }
-        while self.taken.get() + self.idle() < limit {
-            let Some(session) = self.next_waiting() else { break };
-            self.taken.set(self.taken.get() + 1);
-            let _ = session.send(LeaseGrant { permit: Permit::new(self), link: None });
+        while self.serve_waiting() {}
+    }
+
+    /// Gives the session whose turn it is free room. Returns false if none waits, or no room is free.
+    pub(in crate::upstream) fn serve_waiting(self: &Rc<Self>) -> bool {
+        if !self.waits_for_room() {
+            return false;
         }
+        let Some(cluster) = self.dialing.room.take_for_lease() else { return false };
+        let Some(session) = self.next_waiting() else { return false };
+        self.taken.set(self.taken.get() + 1);
+        let _ = session.send(LeaseGrant { permit: Permit::new(self, cluster), link: None });
+        true
+    }
+
+    /// Returns true if a session waits for room although the limit allows one more.
+    pub(in crate::upstream) fn waits_for_room(&self) -> bool {
+        self.taken.get() + self.idle() < self.limit.get() && !self.waiting.borrow().is_empty()
+    }
+
+    /// Closes the connection that has been idle for longest. Returns false if there is none.
+    pub(in crate::upstream) fn close_idle(&self) -> bool {
+        self.idle.drop_oldest()
     }
 
     /// Takes the session whose turn it is out of the queue.
@@ -140,19 +163,23 @@ impl LeasePool {
     /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
     /// waits, the room becomes free and the connection idle. If a reload has lowered the limit below the number of leases, the
     /// room is gone and the connection is closed.
-    fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>) {
-        if self.taken.get() > self.limit.get() {
+    ///
+    /// If sessions wait at other nodes of a cluster too, and the room of all nodes is short, the connection is closed and its room goes by turns.
+    fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>, cluster: ClusterPermit) {
+        let waits = !self.waiting.borrow().is_empty();
+        let by_turns = waits && self.dialing.room.goes_by_turns(self.waits_for_room());
+        if self.taken.get() > self.limit.get() || by_turns {
             self.taken.set(self.taken.get().saturating_sub(1));
             return;
         }
         if let Some(session) = self.next_waiting() {
-            let _ = session.send(LeaseGrant { permit: Permit::new(self), link });
+            let _ = session.send(LeaseGrant { permit: Permit::new(self, cluster), link });
             return;
         }
         self.queue.borrow_mut().clear();
         self.taken.set(self.taken.get().saturating_sub(1));
         if let Some((key, link)) = link {
-            self.idle.put(key, link);
+            self.idle.put(key, link, cluster);
         }
     }
 
@@ -281,8 +308,11 @@ impl LeasePool {
 
     /// Keeps a connection that no session uses, if the limit allows one more.
     pub(in crate::upstream::leased) fn keep(&self, key: ConnectionKey, connection: Connection) {
-        if self.taken.get() + self.idle() < self.limit.get() && !self.dialing.hold.is_disconnecting() {
-            self.idle.put(key, connection);
+        if self.taken.get() + self.idle() < self.limit.get()
+            && !self.dialing.hold.is_disconnecting()
+            && let Some(cluster) = self.dialing.room.take()
+        {
+            self.idle.put(key, connection, cluster);
         }
     }
 
@@ -316,26 +346,37 @@ impl LeasePool {
         share: Share,
     ) -> Result<LeaseGrant, ErrorLine> {
         if self.waiting.borrow().is_empty() {
-            if let Some(link) = self.idle.take(key, self.dialing.hold.generation()) {
+            if let Some((link, cluster)) = self.idle.take(key, self.dialing.hold.generation()) {
                 self.taken.set(self.taken.get() + 1);
-                return Ok(LeaseGrant { permit: Permit::new(self), link: Some((key.clone(), link)) });
+                return Ok(LeaseGrant {
+                    permit: Permit::new(self, cluster),
+                    link: Some((key.clone(), link)),
+                });
             }
             if self.taken.get() + self.idle() >= self.limit.get() && self.idle() > 0 {
                 self.idle.drop_oldest();
             }
-            if self.taken.get() + self.idle() < self.limit.get() {
+            if self.taken.get() + self.idle() < self.limit.get()
+                && let Some(cluster) = self.dialing.room.take_for_lease()
+            {
                 self.taken.set(self.taken.get() + 1);
-                return Ok(LeaseGrant { permit: Permit::new(self), link: None });
+                return Ok(LeaseGrant { permit: Permit::new(self, cluster), link: None });
             }
         }
         self.dialing.reports.counters.lease_waits.inc();
         let (tell, told) = oneshot::channel();
         let _waiting = self.enqueue(tell, share);
+        self.dialing.room.note_waiting();
         let timeout = self.dialing.config.get().lease_timeout;
         match tokio::time::timeout(timeout, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
                 self.dialing.reports.counters.lease_timeouts.inc();
+                if self.taken.get() + self.idle() < self.limit.get()
+                    && let Some(line) = self.dialing.room.limit_error()
+                {
+                    return Err(line);
+                }
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
                     timeout.as_millis(),

@@ -20,6 +20,7 @@ use crate::hint::Hint;
 use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
 use crate::topology::{Address, Generation};
+use crate::upstream::cluster_room::{NodeConnections, Spare};
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::held::HeldBytes;
@@ -162,12 +163,13 @@ impl ReplicaReads {
             pause: Default::default(),
             scripts: primary.scripts.clone(),
             dialer: RefCell::new(primary.dialer.borrow().clone()),
+            room: primary.room.clone(),
             access: primary.access.clone(),
             buffers: primary.buffers.clone(),
             tasks: Tasks::new(primary.meter.clone()),
             meter: primary.meter.clone(),
         });
-        let room = Rc::new(SharedRoom::new(primary.config.clone()));
+        let room = Rc::new(SharedRoom::of_replica(primary.config.clone(), &primary.room));
         let serving = Lanes::of_replica(Rc::new(LeasePool::new(dialing)), room);
         let serving = Rc::new(serving.redirected_as(&self.primary));
         let counters = self.counters.of(&state.address);
@@ -360,5 +362,23 @@ impl ReplicaReads {
     /// Removes the client from those that wait.
     pub fn stop_waiting(&self, client: u64) {
         self.waiting.remove(client);
+    }
+}
+
+impl NodeConnections for ReplicaReads {
+    fn close_spare(&self, kind: Spare) -> bool {
+        let lanes = self.every_lane();
+        let spare = |lane: &&Rc<ReplicaLane>| lane.lane.is_connected() && lane.lane.ordered().is_none();
+        // The primary answers the reads that it owes.
+        kind == Spare::Replica
+            && lanes.iter().find(spare).inspect(|lane| lane.lane.order(Order::Replace)).is_some()
+    }
+
+    fn serve_waiting(&self) -> bool {
+        false
+    }
+
+    fn waits_for_room(&self) -> bool {
+        false
     }
 }

@@ -5,11 +5,14 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
 use crate::upstream::connection::open::{Connection, ConnectionKey, NeedlessPassword, Purpose};
+use crate::upstream::room::SharedPermit;
 use crate::upstream::shared::lane::{Lane, Phase};
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::shared::pump::{Pump, PumpEnd, Served};
@@ -78,16 +81,18 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
         wait_or_fail(lane, lanes, hold.changed()).await;
         return None;
     };
-    let Some(permit) = lanes.room.take() else {
-        if lanes.room.close_unused() {
-            tokio::time::sleep(ROOM_CHECK).await;
+    let permit = match take_room(lanes).await {
+        Ok(permit) => permit,
+        Err(line) => {
+            lane.fail_all(&line);
+            lane.enter(Phase::refused(line));
             return None;
         }
-        let line = lanes.room.limit_error();
-        lane.fail_all(&line);
-        lane.enter(Phase::refused(line));
-        return None;
     };
+    // That may have taken a while.
+    if hold.generation() != Some(primary.generation) || hold.is_disconnecting() {
+        return None;
+    }
     lane.reset_orders();
     match dialing.open(&primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
         // The outcome of an attempt to reach a former primary says nothing about the new one.
@@ -109,6 +114,27 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
         },
     }
     None
+}
+
+/// Takes room for a connection. Waits while others make room, and for `lease-timeout` at most while those to other nodes of a cluster are
+/// all in use.
+///
+/// # Errors
+/// Returns the error line for the clients.
+async fn take_room(lanes: &Lanes) -> Result<SharedPermit, ErrorLine> {
+    let mut patience: Option<Instant> = None;
+    let mut checks = Backoff::new(ROOM_CHECK, ROOM_CHECK * 8);
+    loop {
+        if let Some(permit) = lanes.room.take() {
+            return Ok(permit);
+        }
+        let timeout = lanes.dialing.config.get().lease_timeout;
+        let until = *patience.get_or_insert_with(|| Instant::now() + timeout);
+        if !lanes.room.make_room(Instant::now() < until) {
+            return Err(lanes.room.limit_error());
+        }
+        tokio::time::sleep(checks.next_delay()).await;
+    }
 }
 
 /// Waits until a connection is wanted. Returns false when no session uses the lane any more.

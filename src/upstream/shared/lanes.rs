@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::upstream::cluster_room::{NodeConnections, Spare};
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
@@ -194,5 +195,28 @@ impl Lanes {
     /// Returns the receiver of replies that no client waits for. It drops them.
     pub(in crate::upstream) fn nobody(&self) -> Rc<Replies> {
         Replies::nobody(&self.dialing.buffers)
+    }
+}
+
+impl NodeConnections for Lanes {
+    fn close_spare(&self, kind: Spare) -> bool {
+        match kind {
+            Spare::Idle => self.pool.close_idle(),
+            Spare::Unused => self.room.close_unused(),
+            Spare::Replica => false,
+            Spare::Quiet => {
+                let lanes = self.lanes.borrow();
+                let quiet = lanes.values().find(|lane| lane.is_idle() && lane.ordered().is_none());
+                quiet.inspect(|lane| lane.order(Order::Vacate)).is_some()
+            }
+        }
+    }
+
+    fn serve_waiting(&self) -> bool {
+        self.pool.serve_waiting()
+    }
+
+    fn waits_for_room(&self) -> bool {
+        self.pool.waits_for_room()
     }
 }

@@ -154,7 +154,7 @@ impl Bench {
         while !events.is_empty() {
             for action in self.machine.handle(std::mem::take(&mut events), self.now) {
                 match action {
-                    ClusterAction::Probe { shard, ticket, address } => {
+                    ClusterAction::Probe { shard, ticket, address, anew: _ } => {
                         let id = NodeId(address.to_string().into());
                         let node = Some(Node { id, uptime: Duration::from_secs(9) });
                         let finding = Finding::Primary(Description { server: None, node });
