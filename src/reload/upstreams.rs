@@ -223,10 +223,11 @@ async fn log_when_short(
     loop {
         let shards = cluster.borrow_and_update().as_ref().map_or(0, |cluster| cluster.shards.len());
         let short = limits.borrow().short_of_files(shards).filter(|_| shards > 0);
-        if let Some(text) = short.as_ref().filter(|_| short != known) {
+        if let Some(why) = short.as_ref().filter(|_| short != known) {
             tracing::warn!(
                 upstream,
-                "{text}: raise it (ulimit -n, LimitNOFILE=); until then respgate closes connections to some shards to open others"
+                why,
+                "the limit of open files is low for the shards of the cluster: raise it (ulimit -n, LimitNOFILE=); until then respgate closes connections to some shards to open others"
             );
         }
         known = short;

@@ -2,6 +2,7 @@
 //! Pure.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,10 @@ use crate::topology::Address;
 
 /// The greatest number of nodes that are asked. The others' news come by gossip, and through redirects.
 pub const MAX_ASKED: usize = 32;
+
+/// The number of nodes that are asked in a round in which only some are: they take turns. Each is asked within [`TURNS`] rounds.
+const PART: usize = 8;
+pub(super) const TURNS: u32 = 5;
 
 /// The greatest number of nodes that are asked because a redirect named them, and for how long.
 const MAX_NAMED: usize = 4;
@@ -33,6 +38,8 @@ pub(super) struct AskedNodes {
     named: Vec<(Address, Instant)>,
     /// When a node answered last.
     answered: Option<Instant>,
+    /// The node that was asked last of those that take turns.
+    last_in_turn: String,
 }
 
 #[derive(Debug)]
@@ -55,7 +62,14 @@ impl AskedNodes {
     /// Creates the list for these seeds, with a round every `interval`. [`AskedNodes::choose`] names the seeds first.
     pub(super) fn new(seeds: Vec<Address>, interval: Duration) -> Self {
         let patience = PATIENCE.max(interval.saturating_mul(3));
-        Self { seeds, patience, nodes: BTreeMap::new(), named: Vec::new(), answered: None }
+        Self {
+            seeds,
+            patience,
+            nodes: BTreeMap::new(),
+            named: Vec::new(),
+            answered: None,
+            last_in_turn: String::new(),
+        }
     }
 
     /// Notes that a node answered. Returns true if the operator was told that it failed.
@@ -131,6 +145,24 @@ impl AskedNodes {
         change
     }
 
+    /// Returns the nodes to ask in a round in which only some need be asked. Returns `None` if all must be: because they are not more than
+    /// can be asked, or because one of them has not answered.
+    pub(super) fn part(&mut self) -> Option<Vec<Address>> {
+        if self.nodes.len() < MAX_ASKED || !self.nodes.values().all(|node| node.answers) {
+            return None;
+        }
+        let after = self.nodes.range::<String, _>((Bound::Excluded(&self.last_in_turn), Bound::Unbounded));
+        let part: Vec<(&String, &Known)> = after.chain(&self.nodes).take(PART).collect();
+        let last = part.last().map(|(name, _)| (*name).clone());
+        let mut part: Vec<Address> = part.into_iter().map(|(_, node)| node.address.clone()).collect();
+        self.last_in_turn = last.unwrap_or_default();
+        // Those that a redirect named are asked because something changes there.
+        let named = self.named.iter().map(|(address, _)| address);
+        let named: Vec<Address> = named.filter(|address| !part.contains(address)).cloned().collect();
+        part.extend(named);
+        Some(part)
+    }
+
     /// Returns why the nodes do not answer, as far as the operator should know; nothing if any node answers.
     pub(super) fn errors(&self) -> Vec<&NodeError> {
         if self.nodes.values().any(|node| node.answers) {
@@ -178,6 +210,28 @@ mod tests {
         assert!(asked.answered(&at("a"), later), "it answers again");
         assert!(!asked.answered(&at("a"), later));
         assert!(asked.failed(&at("b"), NodeError::NoCluster("x".into())), "that does not end by itself");
+    }
+
+    #[test]
+    fn many_nodes_take_turns() {
+        let now = Instant::now();
+        let mut asked = AskedNodes::new(vec![at("seed")], Duration::from_millis(100));
+        asked.answered(&at("seed"), now);
+        let change = asked.choose((0..100).map(|number| at(&format!("p{number}"))), |_| true, now);
+        assert_eq!(asked.part(), None, "they have not answered");
+        change.track.iter().for_each(|node| {
+            asked.answered(node, now);
+        });
+        let mut questions: Vec<Address> = (0..TURNS).flat_map(|_| asked.part().unwrap()).collect();
+        assert_eq!(questions.len(), PART * TURNS as usize);
+        questions.sort_by_key(Address::to_string);
+        questions.dedup();
+        assert_eq!(questions.len(), MAX_ASKED, "each had its turn");
+        asked.failed(&at("p3"), NodeError::Unreachable("x".into()));
+        assert_eq!(asked.part(), None);
+        asked.choose((0..31).map(|number| at(&format!("p{number}"))), |_| true, now);
+        asked.answered(&at("p3"), now);
+        assert_eq!(asked.part(), None, "there are few");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asked::AskedNodes;
+use super::asked::{AskedNodes, TURNS};
 use super::home::HomeShard;
 use super::moving::MovingSlots;
 use super::numbering::ShardNumbering;
@@ -52,8 +52,8 @@ pub(super) enum ClusterAction {
     Track(Address),
     /// Close the connection to a node.
     Forget(Address),
-    /// Ask every connected node.
-    Ask,
+    /// Ask these nodes, or every connected one.
+    Ask(Option<Vec<Address>>),
     /// Ask the primary of a shard for its role; on a new connection if `anew`. The driver aborts an earlier probe of that shard that has not ended.
     Probe { shard: ShardNumber, ticket: u64, address: Address, anew: bool },
     /// Abort the probe of a shard that is gone.
@@ -90,6 +90,10 @@ pub(super) struct ClusterMachine {
     /// Maps announced addresses to those to dial.
     nat: HashMap<Address, Address>,
     pace: RoundPace,
+    /// True if the next round asks all nodes, because something has changed or may have.
+    asks_all: bool,
+    /// True if the last round asked some nodes only.
+    asked_part: bool,
     /// Since when a shard that serves slots has had no primary.
     unsettled: Option<Instant>,
     published: Option<(Topology, Arc<ClusterTopology>)>,
@@ -103,7 +107,7 @@ impl ClusterMachine {
         Self {
             interval,
             asked: AskedNodes::new(config.seeds.clone(), config.poll_interval),
-            views: ClusterViews::default(),
+            views: ClusterViews::new(config.poll_interval * TURNS),
             is_stale: false,
             claims: EffectiveClaims::new(),
             numbering: ShardNumbering::default(),
@@ -116,6 +120,8 @@ impl ClusterMachine {
             serving: BTreeSet::new(),
             nat: config.nat.clone(),
             pace: RoundPace::new(config.poll_interval, now),
+            asks_all: true,
+            asked_part: false,
             unsettled: None,
             published: None,
             refreshes: 0,
@@ -162,10 +168,17 @@ impl ClusterMachine {
                 if self.asked.answered(&node, now) {
                     actions.push(ClusterAction::Inform(format!("{node} tells of the cluster again")));
                 }
-                self.is_stale |= self.views.heard(node, view, now);
+                let differs = self.views.heard(node, view, now);
+                self.is_stale |= differs;
+                if differs && self.asked_part {
+                    // The others may know more.
+                    self.ask_all_soon(now);
+                }
             }
             ClusterEvent::Failed { node, error } => {
                 let text = error.text().to_owned();
+                self.views.silent(&node);
+                self.asks_all = true;
                 if self.asked.failed(&node, error) {
                     actions.push(ClusterAction::Warn(text));
                 }
@@ -212,6 +225,11 @@ impl ClusterMachine {
                 self.asked.named(to.clone(), now);
             }
         }
+        self.ask_all_soon(now);
+    }
+
+    fn ask_all_soon(&mut self, now: Instant) {
+        self.asks_all = true;
         self.pace.hint(now);
     }
 
@@ -286,7 +304,7 @@ impl ClusterMachine {
         let is_settled = self.is_settled(&cluster, now);
         if self.pace.start(is_settled, now) {
             self.refreshes += 1;
-            actions.push(ClusterAction::Ask);
+            actions.push(ClusterAction::Ask(self.part(is_settled)));
             if !self.views.is_empty() {
                 // Views that have become old count less.
                 self.combine(now);
@@ -307,6 +325,16 @@ impl ClusterMachine {
             actions.extend(shard.take_news().into_iter().map(operator_message));
         }
         self.publish(actions);
+    }
+
+    /// Returns the nodes to ask in the round that begins. Returns `None` if all must be asked: a majority of a few says nothing, and what
+    /// changes in a cluster is known to some of its nodes first.
+    fn part(&mut self, is_settled: bool) -> Option<Vec<Address>> {
+        let is_calm = is_settled && !std::mem::take(&mut self.asks_all) && self.unsettled.is_none();
+        let is_still = is_calm && self.moving.slots().is_empty() && !self.views.suspects_any();
+        let part = if is_still { self.asked.part() } else { None };
+        self.asked_part = part.is_some();
+        part
     }
 
     /// Returns true if every shard that serves slots has a primary, or has had none for so long that nothing is urgent.

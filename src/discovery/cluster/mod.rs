@@ -87,7 +87,6 @@ pub(super) async fn run(
         room,
         feeds,
         logged: Arc::default(),
-        rounds: watch::channel(0).0,
         news,
         tasks: JoinSet::new(),
         followers: HashMap::new(),
@@ -107,15 +106,21 @@ struct ClusterDriver {
     feeds: ClusterFeeds,
     /// Which warnings about nodes are logged already.
     logged: Arc<probe::LoggedProbes>,
-    rounds: watch::Sender<u64>,
     news: mpsc::Sender<ClusterEvent>,
     tasks: JoinSet<()>,
-    followers: HashMap<Address, AbortHandle>,
+    followers: HashMap<Address, Followed>,
     /// The probe of each shard.
     running: HashMap<ShardNumber, AbortHandle>,
     /// The connection of each shard's last probe, for the next one. A probe under way has taken it.
     kept: HashMap<ShardNumber, Arc<Mutex<Option<KeptCheck>>>>,
     probes: u64,
+}
+
+/// The task that asks one node.
+struct Followed {
+    task: AbortHandle,
+    /// The number of the node's present round.
+    rounds: watch::Sender<u64>,
 }
 
 impl ClusterDriver {
@@ -153,10 +158,15 @@ impl ClusterDriver {
             ClusterAction::Track(address) => self.track(address),
             ClusterAction::Forget(address) => {
                 if let Some(follower) = self.followers.remove(&address) {
-                    follower.abort();
+                    follower.task.abort();
                 }
             }
-            ClusterAction::Ask => self.rounds.send_modify(|round| *round += 1),
+            ClusterAction::Ask(part) => {
+                let asked = |address: &Address| part.as_ref().is_none_or(|part| part.contains(address));
+                for (_, follower) in self.followers.iter().filter(|(address, _)| asked(address)) {
+                    follower.rounds.send_modify(|round| *round += 1);
+                }
+            }
             ClusterAction::Probe { shard, ticket, address, anew } => {
                 self.probe(shard, ticket, address, anew);
             }
@@ -176,17 +186,18 @@ impl ClusterDriver {
         let mut dialer = self.dialer.clone();
         dialer.connect_timeout =
             dialer.connect_timeout.min(self.config.timeout.max(Duration::from_millis(500)));
+        let (rounds, seen) = watch::channel(0);
         let follower = NodeFollower {
             address: address.clone(),
             config: Arc::clone(&self.config),
             login: self.login.clone(),
             dialer,
             news: self.news.clone(),
-            rounds: self.rounds.subscribe(),
+            rounds: seen,
         };
         let task = self.tasks.spawn(follower.run().in_current_span());
-        if let Some(former) = self.followers.insert(address, task) {
-            former.abort();
+        if let Some(former) = self.followers.insert(address, Followed { task, rounds }) {
+            former.task.abort();
         }
     }
 

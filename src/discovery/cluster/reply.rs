@@ -48,6 +48,8 @@ pub(super) struct NodeClaim {
     pub(super) is_myself: bool,
     /// True if a majority of the primaries finds that it has failed, as far as the speaker knows.
     pub(super) has_failed: bool,
+    /// True if the speaker finds itself that it may have failed, or knows that it has.
+    pub(super) is_suspected: bool,
     /// The slots that it serves.
     pub(super) slots: Vec<RangeInclusive<u16>>,
     /// The slots that are on their way from it or to it. A node says this of itself only.
@@ -249,6 +251,7 @@ impl<'a> NodeLine<'a> {
             epoch: self.epoch,
             is_myself: self.is_myself(),
             has_failed: self.has("fail"),
+            is_suspected: self.has("fail") || self.has("fail?"),
             slots,
             moving: if self.is_myself() { self.moving.clone() } else { Vec::new() },
         })

@@ -15,22 +15,32 @@ use super::reply::{ClaimedRole, ClusterNodeId, ClusterView, NodeClaim};
 use crate::cluster::slot::{SLOTS, Slot};
 use crate::topology::Address;
 
-/// How long a view counts whose speaker does not answer any more.
+/// How long a view counts whose speaker does not answer any more, if the nodes are asked often.
 pub(super) const RETENTION: Duration = Duration::from_secs(30);
 
-/// The age after which a view tells nothing of failures, and is not preferred as a node's own.
+/// The age after which a view tells nothing of failures, and is not preferred as a node's own, if the nodes are asked often.
 const FRESH: Duration = Duration::from_secs(4);
 
 /// The newest view of each node that was asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ClusterViews {
     by_speaker: HashMap<Address, Spoken>,
+    retention: Duration,
+    fresh: Duration,
 }
 
 #[derive(Debug)]
 struct Spoken {
     view: ClusterView,
     at: Instant,
+    /// True if the speaker has not answered since.
+    is_silent: bool,
+}
+
+impl Default for ClusterViews {
+    fn default() -> Self {
+        Self::new(Duration::ZERO)
+    }
 }
 
 /// What all views say of one node.
@@ -74,17 +84,38 @@ impl SlotOwners {
 }
 
 impl ClusterViews {
+    /// Creates an empty set. Each node is asked within `cycle` again.
+    pub(super) fn new(cycle: Duration) -> Self {
+        let (retention, fresh) = (RETENTION.max(cycle * 2), FRESH.max(cycle));
+        Self { by_speaker: HashMap::new(), retention, fresh }
+    }
+
+    /// Takes note that a node did not answer: its view tells nothing of failures any more.
+    pub(super) fn silent(&mut self, speaker: &Address) {
+        if let Some(spoken) = self.by_speaker.get_mut(speaker) {
+            spoken.is_silent = true;
+        }
+    }
+
+    /// Returns true if a node finds that a primary which serves slots may have failed.
+    pub(super) fn suspects_any(&self) -> bool {
+        let claims = self.by_speaker.values().flat_map(|spoken| &spoken.view.nodes);
+        let mut serving =
+            claims.filter(|claim| claim.role == ClaimedRole::Primary && !claim.slots.is_empty());
+        serving.any(|claim| claim.is_suspected)
+    }
+
     /// Takes over the newest view of a node. Returns true if it differs from the former one. Drops the views that are older than
     /// this one by [`RETENTION`]; the last ones stay while nobody answers.
     pub(super) fn heard(&mut self, speaker: Address, view: ClusterView, now: Instant) -> bool {
         let mut dropped = false;
         self.by_speaker.retain(|_, spoken| {
-            let stays = now.saturating_duration_since(spoken.at) < RETENTION;
+            let stays = now.saturating_duration_since(spoken.at) < self.retention;
             dropped |= !stays;
             stays
         });
         let differs = self.by_speaker.get(&speaker).is_none_or(|spoken| spoken.view != view);
-        self.by_speaker.insert(speaker, Spoken { view, at: now });
+        self.by_speaker.insert(speaker, Spoken { view, at: now, is_silent: false });
         dropped || differs
     }
 
@@ -112,24 +143,23 @@ impl ClusterViews {
         known: impl Fn(&ClusterNodeId) -> Option<Address>,
         now: Instant,
     ) -> EffectiveClaims {
-        let mut claims: BTreeMap<&ClusterNodeId, Vec<(&NodeClaim, Instant)>> = BTreeMap::new();
+        let mut claims: BTreeMap<&ClusterNodeId, Vec<Said<'_>>> = BTreeMap::new();
         for spoken in self.by_speaker.values() {
+            let is_fresh = !spoken.is_silent && now.saturating_duration_since(spoken.at) < self.fresh;
             for claim in &spoken.view.nodes {
-                claims.entry(&claim.id).or_default().push((claim, spoken.at));
+                claims.entry(&claim.id).or_default().push(Said { claim, at: spoken.at, is_fresh });
             }
         }
-        let is_fresh = |at: Instant| now.saturating_duration_since(at) < FRESH;
         let effective = claims.into_iter().filter_map(|(id, claims)| {
-            let rank =
-                |(claim, at): &&(&NodeClaim, Instant)| (claim.epoch, claim.is_myself && is_fresh(*at), *at);
-            let (newest, _) = claims.iter().max_by_key(rank)?;
-            let others = claims.iter().filter(|(claim, at)| !claim.is_myself && is_fresh(*at));
-            let (count, failures) = others.fold((0_usize, 0_usize), |(count, failures), (claim, _)| {
-                (count + 1, failures + usize::from(claim.has_failed))
+            let rank = |said: &&Said<'_>| (said.claim.epoch, said.claim.is_myself && said.is_fresh, said.at);
+            let newest = claims.iter().max_by_key(rank)?;
+            let others = claims.iter().filter(|said| !said.claim.is_myself && said.is_fresh);
+            let (count, failures) = others.fold((0_usize, 0_usize), |(count, failures), said| {
+                (count + 1, failures + usize::from(said.claim.has_failed))
             });
             let effective = EffectiveClaim {
-                claim: NodeClaim::clone(newest),
-                address: address(&claims, known(id)),
+                claim: NodeClaim::clone(newest.claim),
+                address: address(&claims, known(id), self.fresh),
                 is_failing: failures * 2 > count,
             };
             Some((id.clone(), effective))
@@ -138,10 +168,18 @@ impl ClusterViews {
     }
 }
 
+/// What one node says of a node.
+struct Said<'a> {
+    claim: &'a NodeClaim,
+    at: Instant,
+    /// True if the speaker has said so lately.
+    is_fresh: bool,
+}
+
 /// Chooses the address of a node: the known one if a newest view still names it, else the one that most name.
-fn address(claims: &[(&NodeClaim, Instant)], known: Option<Address>) -> Option<Address> {
+fn address(claims: &[Said<'_>], known: Option<Address>, fresh: Duration) -> Option<Address> {
     let mut votes: Vec<(&Address, usize, Instant)> = Vec::new();
-    for (claim, at) in claims {
+    for Said { claim, at, .. } in claims {
         let Some(address) = &claim.address else { continue };
         match votes.iter_mut().find(|(voted, ..)| *voted == address) {
             Some((_, count, newest)) => (*count, *newest) = (*count + 1, (*newest).max(*at)),
@@ -150,7 +188,7 @@ fn address(claims: &[(&NodeClaim, Instant)], known: Option<Address>) -> Option<A
     }
     let newest = votes.iter().map(|(.., at)| *at).max()?;
     // A node that moves is named at its former address only by views that are older than others.
-    let is_current = |at: Instant| newest.saturating_duration_since(at) < FRESH;
+    let is_current = |at: Instant| newest.saturating_duration_since(at) < fresh;
     let current = || votes.iter().filter(|(.., at)| is_current(*at));
     known.filter(|known| current().any(|(voted, ..)| *voted == known)).or_else(|| {
         current().max_by_key(|(_, count, at)| (*count, *at)).map(|(address, ..)| (*address).clone())

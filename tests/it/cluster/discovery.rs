@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::client::encode;
+use crate::support::client::{Client, encode};
 use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
@@ -175,4 +175,39 @@ fn a_seed_that_is_down_does_not_matter() {
         Proxy::start(&format!("redis-cluster://127.0.0.1:{dead},127.0.0.1:{}", servers.server(1).port));
     proxy.allow_log(&dead.to_string());
     shard_at(&proxy, servers.server(0).port, RANGES[0]);
+}
+
+on_both_servers!(primaries_are_asked_on_connections_that_stay_open);
+
+/// The number of connections that a server has accepted.
+fn connections(stats: &mut Client) -> u64 {
+    let info = String::from_utf8_lossy(&stats.call(&["INFO", "stats"])).into_owned();
+    let count = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("{info}"))
+}
+
+fn primaries_are_asked_on_connections_that_stay_open(flavor: Flavor) {
+    // The nodes themselves find nothing for a long time, so that only respgate's own question finds a frozen one.
+    let plan = ClusterPlan { replicas: 0, node_timeout_ms: 60_000, ..ClusterPlan::new(flavor) };
+    let servers = Cluster::start(&plan);
+    let toml = format!("[upstreams.main]\nurl = \"{}\"\nping-interval = \"50ms\"\n", servers.url());
+    let mut proxy = Proxy::start_file(1, &toml);
+    proxy.allow_log("the shard has no primary");
+    proxy.allow_log("the cluster is not known: the primary has not been looked up yet");
+    for (node, range) in RANGES.iter().enumerate() {
+        shard_at(&proxy, servers.server(node).port, range);
+    }
+    let probes = || proxy.metric("respgate_primary_probes_total", &["upstream=\"main\""]);
+    let mut stats: Vec<Client> = (0..3).map(|node| servers.server(node).client()).collect();
+    let before: u64 = stats.iter_mut().map(connections).sum();
+    let (first, wanted) = (probes(), 300.0);
+    wait::until("the primaries to be asked often", || probes() >= first + wanted);
+    let opened = stats.iter_mut().map(connections).sum::<u64>() - before;
+    assert!((6..=60).contains(&opened), "{opened} connections for 300 questions");
+    // Its connection stays open, and says nothing.
+    servers.server(1).signal("STOP");
+    let state = |proxy: &Proxy| cluster(proxy)["shards"][1]["state"].clone();
+    wait::until("the frozen primary to be found", || state(&proxy) != "serving");
+    servers.server(1).signal("CONT");
+    wait::until("the primary to be used again", || state(&proxy) == "serving");
 }

@@ -37,15 +37,18 @@ impl Simulation {
             epoch: (node % groups + 1) as u64,
             is_myself: false,
             has_failed: false,
+            is_suspected: false,
             slots: Vec::new(),
             moving: Vec::new(),
         };
         let mut truth: Vec<NodeClaim> = (0..2 * groups).map(claim).collect();
-        for slot in 0..USED {
+        // Each group serves a slot at least.
+        let used = USED.max(u16::try_from(groups).unwrap());
+        for slot in 0..used {
             truth[usize::from(slot) % groups].slots.push(slot..=slot);
         }
         let known = vec![truth.clone(); 2 * groups];
-        let served_by = (0..USED).map(|slot| vec![usize::from(slot) % groups]).collect();
+        let served_by = (0..used).map(|slot| vec![usize::from(slot) % groups]).collect();
         Self { truth, known, groups, served_by }
     }
 
@@ -125,6 +128,10 @@ struct Bench {
     generations: BTreeMap<u64, ShardNumber>,
     highest_home: u64,
     asks: usize,
+    /// The number of answers in [`Self::pass`].
+    questions: usize,
+    /// The nodes that the last round asked, until they have answered.
+    asked: Option<Option<Vec<Address>>>,
 }
 
 impl Bench {
@@ -139,6 +146,8 @@ impl Bench {
             generations: BTreeMap::new(),
             highest_home: 0,
             asks: 0,
+            questions: 0,
+            asked: None,
         };
         bench.event(ClusterEvent::Tick);
         bench
@@ -161,7 +170,10 @@ impl Bench {
                         events.push(ClusterEvent::Probed { shard, ticket, finding });
                     }
                     ClusterAction::Publish { home, cluster } => self.published(home, cluster),
-                    ClusterAction::Ask => self.asks += 1,
+                    ClusterAction::Ask(part) => {
+                        self.asks += 1;
+                        self.asked = Some(part);
+                    }
                     _ => {}
                 }
             }
@@ -426,6 +438,121 @@ proptest! {
         }
         for slot in 0..USED {
             let owner = (0..6).find(|node| simulation.truth[*node].slots.contains(&(slot..=slot))).unwrap();
+            prop_assert_eq!(bench.primary(slot), Some(at(owner)), "slot {}", slot);
+        }
+    }
+}
+
+/// The number of groups of a cluster whose nodes are asked in turn.
+const MANY: usize = 40;
+
+impl Bench {
+    /// Lets `time` pass, in which each node that is asked answers.
+    fn pass(&mut self, simulation: &Simulation, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.machine.wake_at().clamp(self.now, end);
+            self.event(ClusterEvent::Tick);
+            let tracked: Vec<Address> =
+                self.machine.status().asked.iter().map(|node| node.address.clone()).collect();
+            let asked = self.asked.take().map(|part| part.unwrap_or(tracked)).unwrap_or_default();
+            let answers = asked.into_iter().filter_map(|address| {
+                let node = (0..simulation.truth.len()).find(|node| at(*node) == address)?;
+                Some(ClusterEvent::Viewed { node: address, view: simulation.view(node) })
+            });
+            let answers: Vec<ClusterEvent> = answers.collect();
+            self.questions += answers.len();
+            self.events(answers);
+        }
+    }
+}
+
+/// Lets the nodes of a large cluster be asked in turn.
+fn in_turn(simulation: &Simulation) -> Bench {
+    let mut bench = heard(simulation);
+    bench.pass(simulation, Duration::from_secs(5));
+    bench.questions = 0;
+    bench
+}
+
+#[test]
+fn a_large_cluster_is_asked_in_turn_until_something_changes() {
+    let mut simulation = Simulation::new(MANY);
+    let mut bench = in_turn(&simulation);
+    bench.pass(&simulation, Duration::from_secs(20));
+    assert!((19 * 8..=24 * 8).contains(&bench.questions), "{} questions in 20 s", bench.questions);
+    // A node that is asked knows of a failover.
+    simulation.fail_over(1);
+    bench.pass(&simulation, Duration::from_secs(6));
+    assert_eq!(bench.primary(1), Some(at(1 + MANY)));
+    // A redirect has all asked at once.
+    bench.questions = 0;
+    bench.event(ClusterEvent::Hinted(Hint::Moved { slot: Slot::new(3).unwrap(), to: at(77) }));
+    bench.pass(&simulation, Duration::from_millis(50));
+    assert!(bench.questions >= 32, "{} questions", bench.questions);
+}
+
+#[test]
+fn a_few_nodes_of_a_large_cluster_decide_no_failure() {
+    let mut simulation = Simulation::new(MANY);
+    let mut bench = in_turn(&simulation);
+    let asked: Vec<Address> = bench.machine.status().asked.iter().map(|node| node.address.clone()).collect();
+    let nodes: Vec<usize> = (0..MANY).filter(|node| asked.contains(&at(*node))).collect();
+    assert_eq!(nodes.len(), 32);
+    let failed = |bench: &Bench| {
+        let number = bench.cluster.slots.shard(Slot::new(0).unwrap()).unwrap();
+        matches!(bench.cluster.shard(number).unwrap().topology, Topology::Failing(..))
+    };
+    // Less than half of the asked nodes find that node 0 has failed, and more than a round asks.
+    for node in &nodes[1..=12] {
+        (simulation.known[*node][0].has_failed, simulation.known[*node][0].is_suspected) = (true, true);
+    }
+    bench.pass(&simulation, Duration::from_secs(20));
+    assert!(!failed(&bench));
+    assert!(bench.questions >= 18 * 32, "all are asked: {} questions in 20 s", bench.questions);
+    for node in &nodes[13..=20] {
+        (simulation.known[*node][0].has_failed, simulation.known[*node][0].is_suspected) = (true, true);
+    }
+    bench.pass(&simulation, Duration::from_secs(2));
+    assert!(failed(&bench));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// In turn too, no slot goes back to a shard that served it earlier, and every change is found within a few rounds once the asked
+    /// nodes know it.
+    #[test]
+    fn a_large_cluster_is_followed_in_turn(
+        steps in prop::collection::vec((0_usize..3, 0_usize..MANY, 0_usize..MANY, 0_u64..3_000), 1..12)
+    ) {
+        let mut simulation = Simulation::new(MANY);
+        let mut bench = in_turn(&simulation);
+        let group_of = |address: &Address| (0..2 * MANY).find(|node| at(*node) == *address).map(|node| node % MANY);
+        let mut newest = [0_usize; MANY];
+        for (step, one, other, milliseconds) in steps {
+            match step {
+                0 => simulation.fail_over(one),
+                1 => simulation.move_slot(u16::try_from(one).unwrap(), other),
+                _ => (0..MANY).for_each(|of| simulation.speak(one, of)),
+            }
+            bench.pass(&simulation, Duration::from_millis(milliseconds));
+            for slot in 0..MANY {
+                let group = bench.primary(u16::try_from(slot).unwrap()).as_ref().and_then(group_of);
+                let Some(group) = group else { continue };
+                let served_by = &simulation.served_by[slot];
+                let since = served_by[newest[slot]..].iter().position(|served| *served == group);
+                prop_assert!(since.is_some(), "slot {} went back to {} in {:?} from {}", slot, group, served_by, newest[slot]);
+                newest[slot] += since.unwrap_or(0);
+            }
+        }
+        for node in 0..2 * MANY {
+            (0..2 * MANY).for_each(|of| simulation.speak(node, of));
+        }
+        bench.pass(&simulation, Duration::from_secs(7));
+        for slot in 0..MANY {
+            let slot = u16::try_from(slot).unwrap();
+            let owner = (0..2 * MANY).find(|node| simulation.truth[*node].slots.contains(&(slot..=slot))).unwrap();
             prop_assert_eq!(bench.primary(slot), Some(at(owner)), "slot {}", slot);
         }
     }

@@ -19,6 +19,7 @@ fn primary(name: &str, epoch: u64, slots: &[u16]) -> NodeClaim {
         epoch,
         is_myself: false,
         has_failed: false,
+        is_suspected: false,
         slots: slots.iter().map(|slot| *slot..=*slot).collect(),
         moving: Vec::new(),
     }

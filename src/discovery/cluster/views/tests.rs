@@ -18,6 +18,7 @@ fn claim(node: usize, epoch: u64, slots: &[u16]) -> NodeClaim {
         epoch,
         is_myself: false,
         has_failed: false,
+        is_suspected: false,
         slots: slots.iter().map(|slot| *slot..=*slot).collect(),
         moving: Vec::new(),
     }
