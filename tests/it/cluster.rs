@@ -11,6 +11,7 @@ mod servers;
 mod shard_channels;
 mod spread;
 mod switch;
+mod switch_reads;
 mod switch_refused;
 mod switch_state;
 mod tls;

@@ -209,7 +209,10 @@ fn a_part_whose_shard_is_down_waits_and_then_fails_the_whole(flavor: Flavor) {
     // The others are not held.
     other.expect(&["MGET", &up, &format!("{{{up}}}other")], "*2\r\n$1\r\n1\r\n$-1\r\n");
     let failed = text(&client.reply());
-    assert!(failed.starts_with("-ERR respgate: no primary to send to for 2 s"), "{failed}");
+    // The seconds are those that it waited, which are more on a busy machine.
+    let seconds = failed.strip_prefix("-ERR respgate: no primary to send to for ");
+    let seconds = seconds.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds >= 2), "{failed}");
     client.expect(&["GET", &up], "$1\r\n1\r\n");
 }
 

@@ -19,7 +19,7 @@ const WRITERS: u16 = 6;
 /// The number of commands that a client sends in one write.
 const PIPELINED: usize = 16;
 /// The time for which writers wait while data is copied.
-const PATIENT: &str = "hold-timeout = \"60s\"\n";
+pub const PATIENT: &str = "hold-timeout = \"60s\"\n";
 
 on_both_servers!(a_primary_becomes_a_cluster_and_back_under_load, workers: [1, 2]);
 on_both_servers!(reads_of_all_shards_go_on_over_switches, workers: [1, 2]);
@@ -52,17 +52,17 @@ fn copy<'a>(from: &Server, to: impl Fn(Slot) -> &'a Server) {
     }
 }
 
-fn copy_to_cluster(from: &Server, cluster: &Cluster) {
+pub fn copy_to_cluster(from: &Server, cluster: &Cluster) {
     copy(from, |slot| cluster.server(cluster.owner(slot.number())));
 }
 
-fn copy_from_cluster(cluster: &Cluster, to: &Server) {
-    cluster.running().for_each(|node| copy(cluster.server(node), |_| to));
+pub fn copy_from_cluster(cluster: &Cluster, to: &Server) {
+    cluster.primaries().into_iter().for_each(|node| copy(cluster.server(node), |_| to));
 }
 
 /// Moves the upstream to `to` while commands wait and `copy` copies the data.
 #[track_caller]
-fn move_with_data(controlled: &Controlled, to: &str, copy: impl FnOnce()) {
+pub fn move_with_data(controlled: &Controlled, to: &str, copy: impl FnOnce()) {
     expect(&controlled.on_socket(&["pause", "main", "--deadline", "50s"]), 0, "commands-under-way: 0\n");
     copy();
     expect(&controlled.on_socket(&["switch", "main", to, "--data-copied"]), 0, "commands-waited-ms: ");
