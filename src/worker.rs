@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
@@ -44,8 +44,13 @@ use upstreams::WorkerUpstreams;
 
 /// Maximum number of accepted clients that wait for the worker to take them over.
 const ACCEPT_QUEUE: usize = 1024;
-/// Clients taken over before other tasks run, which takes about 0.5 ms.
+/// Clients taken over before other tasks run, at least, which takes about 0.5 ms.
 const CLIENTS_PER_BATCH: usize = 8;
+/// The part of the time that other tasks take between two batches, for which a batch goes on with more clients: one in this many. With many
+/// busy sessions, a new client would otherwise wait for many of their turns.
+const BATCH_PART: u32 = 8;
+/// The time after which a batch ends in any case.
+const LONGEST_BATCH: Duration = Duration::from_millis(5);
 /// Maximum number of requests that wait for the worker's answer.
 const REQUEST_QUEUE: usize = 64;
 
@@ -303,18 +308,19 @@ async fn run(
         listeners: listeners.names(),
     };
     meter.spawn_local(answerer.serve(queries));
-    let mut in_batch = 0;
+    let mut batch = Batch::begin(Duration::ZERO);
     loop {
         // A burst of connections is taken over in small batches, so that existing sessions run
         // between them.
-        if in_batch == CLIENTS_PER_BATCH {
-            in_batch = 0;
+        if batch.is_over() {
+            let left = Instant::now();
             tokio::task::yield_now().await;
+            batch = Batch::begin(left.elapsed());
         }
         tokio::select! {
             client = accepted.recv() => match client {
                 Some(client) => {
-                    in_batch += 1;
+                    batch.clients += 1;
                     listeners.receive(client, &load);
                 }
                 None => return,
@@ -379,6 +385,25 @@ async fn run(
                 None => return,
             },
         }
+    }
+}
+
+/// Clients that a worker takes over before other tasks run.
+struct Batch {
+    began: Instant,
+    clients: usize,
+    /// The time for which the batch goes on when it has enough clients.
+    time: Duration,
+}
+
+impl Batch {
+    /// Begins a batch after other tasks have run for `others`.
+    fn begin(others: Duration) -> Self {
+        Self { began: Instant::now(), clients: 0, time: (others / BATCH_PART).min(LONGEST_BATCH) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.clients >= CLIENTS_PER_BATCH && self.began.elapsed() >= self.time
     }
 }
 
