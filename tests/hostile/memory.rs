@@ -125,7 +125,7 @@ pub fn run(flavor: Flavor, workers: usize, wanted: &str) -> usize {
         let served = thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    peak.fetch_max(arena.proxy.resident_bytes(), Ordering::Relaxed);
+                    peak.fetch_max(arena.proxy.anonymous_bytes(), Ordering::Relaxed);
                     let buffered = arena.proxy.metric("respgate_buffered_bytes", &[]);
                     counted.fetch_max(buffered as usize, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(20));
@@ -139,7 +139,7 @@ pub fn run(flavor: Flavor, workers: usize, wanted: &str) -> usize {
             served
         });
         thread::sleep(AFTERWARDS);
-        let (peak, after) = (peak.into_inner() >> 20, arena.proxy.resident_bytes() >> 20);
+        let (peak, after) = (peak.into_inner() >> 20, arena.proxy.anonymous_bytes() >> 20);
         let counted = counted.into_inner() >> 20;
         let allowed = limits.max_resident() >> 20;
         let verdict = match served {

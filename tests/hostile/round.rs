@@ -36,8 +36,12 @@ pub struct Round {
     waits: Mutex<Vec<Wait>>,
     /// The same of a client that is connected to the server itself.
     direct: Mutex<Vec<Wait>>,
+    /// All waits of that client: their number, and their sum in microseconds.
+    directly: (AtomicU64, AtomicU64),
     /// When respgate was ready to run, and other processes had the processors.
     preempted: Mutex<Vec<Wait>>,
+    /// How many threads of the machine were ready to run, as often as somebody looked: the number of looks, and the sum.
+    runnable: (AtomicU64, AtomicU64),
     /// Steps that victims have finished.
     pub steps: AtomicU64,
     /// Actions that attackers have performed, and bytes that they have sent.
@@ -48,6 +52,12 @@ pub struct Round {
 impl Round {
     /// Shorter waits are not kept.
     const NOTED: Duration = Duration::from_millis(50);
+
+    /// Shorter waits of a direct client are not kept: on a busy machine, many of these make up a long one.
+    const NOTED_DIRECTLY: Duration = Duration::from_millis(5);
+
+    /// See [`Self::contention`].
+    const USUALLY_RUNNABLE: usize = 3;
 
     /// Shorter waits for a processor are not kept.
     const PREEMPTED: Duration = Duration::from_millis(5);
@@ -61,7 +71,9 @@ impl Round {
             faults: Mutex::default(),
             waits: Mutex::default(),
             direct: Mutex::default(),
+            directly: Default::default(),
             preempted: Mutex::default(),
+            runnable: Default::default(),
             steps: AtomicU64::new(0),
             actions: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -104,12 +116,31 @@ impl Round {
 
     /// A victim has waited since `begun`.
     pub fn waited(&self, who: &str, what: &str, begun: Instant) {
-        note(&self.waits, self.wait(who, what, begun));
+        note(&self.waits, self.wait(who, what, begun), Self::NOTED);
     }
 
     /// A direct client has waited since `begun`.
     pub fn waited_directly(&self, begun: Instant) {
-        note(&self.direct, self.wait("direct", "", begun));
+        let wait = self.wait("direct", "", begun);
+        self.directly.0.fetch_add(1, Ordering::Relaxed);
+        self.directly.1.fetch_add(wait.took.as_micros() as u64, Ordering::Relaxed);
+        note(&self.direct, wait, Self::NOTED_DIRECTLY);
+    }
+
+    /// Looks how many threads of the machine are ready to run.
+    pub fn look_at_machine(&self) {
+        let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let threads = text.split(' ').nth(3).and_then(|field| field.split('/').next()?.parse().ok());
+        self.runnable.0.fetch_add(1, Ordering::Relaxed);
+        self.runnable.1.fetch_add(threads.unwrap_or(1), Ordering::Relaxed);
+    }
+
+    /// Returns how many times longer everything takes because other processes want the processors too: 1 if the round has the machine for
+    /// itself, when [`Self::USUALLY_RUNNABLE`] threads are ready to run for each processor.
+    pub fn contention(&self) -> f64 {
+        let (looks, sum) = (self.runnable.0.load(Ordering::Relaxed), self.runnable.1.load(Ordering::Relaxed));
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (sum as f64 / looks.max(1) as f64 / (Self::USUALLY_RUNNABLE * processors) as f64).max(1.0)
     }
 
     /// respgate waited `took` for a processor, since `begun`.
@@ -127,6 +158,12 @@ impl Round {
             begun: begun.duration_since(self.begun),
             took: begun.elapsed(),
         }
+    }
+
+    /// The usual wait of a client that is connected to the server itself.
+    pub fn usual_direct_wait(&self) -> Duration {
+        let (count, sum) = (self.directly.0.load(Ordering::Relaxed), self.directly.1.load(Ordering::Relaxed));
+        Duration::from_micros(sum / count.max(1))
     }
 
     /// The longest wait of a client that is connected to the server itself.
@@ -152,8 +189,8 @@ impl Round {
     }
 }
 
-fn note(waits: &Mutex<Vec<Wait>>, wait: Wait) {
-    if wait.took > Round::NOTED {
+fn note(waits: &Mutex<Vec<Wait>>, wait: Wait, from: Duration) {
+    if wait.took > from {
         waits.lock().expect("the waits").push(wait);
     }
 }

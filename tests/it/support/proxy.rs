@@ -206,10 +206,21 @@ impl Proxy {
     /// How long its threads, all together, have been ready to run while others had the processors.
     #[allow(dead_code, reason = "for the hostile run")]
     pub fn waited_for_processor(&self) -> Duration {
+        self.scheduled(1)
+    }
+
+    /// How long its threads, all together, have run.
+    #[allow(dead_code, reason = "for the hostile run")]
+    pub fn processor_time(&self) -> Duration {
+        self.scheduled(0)
+    }
+
+    /// The sum of a field of all threads' schedstat.
+    fn scheduled(&self, field: usize) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).into_iter().flatten();
         let waited = threads.filter_map(|thread| {
             let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+            text.split(' ').nth(field)?.parse().ok().map(Duration::from_nanos)
         });
         waited.sum()
     }
@@ -220,6 +231,16 @@ impl Proxy {
         let text = std::fs::read_to_string(path).expect("the process's memory");
         let pages: usize = text.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number of pages");
         pages * 4096
+    }
+
+    /// Resident memory without the pages of its program and libraries, in bytes.
+    #[allow(dead_code, reason = "for the hostile run")]
+    pub fn anonymous_bytes(&self) -> usize {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = std::fs::read_to_string(path).expect("the process's memory");
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        kib.unwrap_or_else(|| panic!("{text}")) << 10
     }
 
     /// Files that it has open.
