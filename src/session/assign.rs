@@ -28,6 +28,7 @@ impl Session {
             .map(|worker_tenant| Member::join(worker_tenant, from, progress))
             .transpose()?;
         self.tenancy.member = next.map(Box::new);
+        self.keep_shard_channels();
         self.tenancy.policy =
             worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
         self.follow_read_policy();
@@ -118,6 +119,7 @@ impl Session {
                 })
             }
         };
+        self.keep_shard_channels();
         self.follow_read_policy();
         match &self.tenancy.policy {
             Some(policy)

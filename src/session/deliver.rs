@@ -42,7 +42,7 @@ impl Session {
     pub(super) fn deliver(&mut self, cx: &mut Context<'_>, in_flight: usize) -> Result<Delivery, Close> {
         // A fan-in subscriber gets messages without asking. With a lease, the reader of the lease stops at a
         // limit; messages by fan-in wait in the reply queue, and nothing is written until the limit allows it.
-        let delivery = if self.lanes.subscription.is_some() && !self.charge_output(cx, in_flight) {
+        let delivery = if self.lanes.get_messages && !self.may_deliver_messages(cx, in_flight) {
             Delivery::Limited
         } else {
             match self.output.replies.poll_write_to(cx, &mut self.stream) {

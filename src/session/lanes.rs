@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::cluster::{ClusterLanes, Gathers};
 use super::read_state::ReadState;
 use super::scan::Scans;
+use crate::upstream::ShardChannels;
 use crate::upstream::fanin::subscription::Subscription;
 use crate::upstream::shared::lane::Lane;
 
@@ -15,6 +16,10 @@ pub(super) struct Lanes {
     pub(super) shared: Option<Rc<Lane>>,
     /// The session's fan-in subscriptions, if it has any.
     pub(super) subscription: Option<Box<Subscription>>,
+    /// The session's shard channels in front of a cluster, if it has any.
+    pub(super) shard_channels: Option<Box<ShardChannels>>,
+    /// True if there is one of these two, so that messages may come that do not come by a lease.
+    pub(super) get_messages: bool,
     /// How the client's reads are sent, unless all of them go to the primary.
     pub(super) reads: Option<Box<ReadState>>,
     /// The lanes at the shards of a cluster, once the client has used any.
@@ -42,6 +47,7 @@ impl Lanes {
     /// Returns the bytes of the subscriptions that the client has requested and that are not confirmed; `None` if
     /// there are none.
     pub(super) fn requested_subscriptions(&self) -> Option<usize> {
-        self.subscription.as_ref().and_then(|subscription| subscription.asks())
+        let by_fan_in = self.subscription.as_ref().and_then(|subscription| subscription.asks());
+        by_fan_in.or_else(|| self.shard_channels.as_ref().and_then(|channels| channels.asks()))
     }
 }

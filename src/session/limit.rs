@@ -72,6 +72,7 @@ impl Session {
         self.activity.set_reply_due(now, false, true);
         self.output.replies.sizes().lease_ended();
         self.tenancy.release(Limit::Leased);
+        self.keep_shard_channels();
         if let Some(reads) = &mut self.lanes.reads {
             reads.note_leased();
         }

@@ -20,20 +20,26 @@ impl Session {
     /// fan-in also end there, even if the client now belongs to another tenant.
     pub(super) fn route_fanned(&self, spec: &Spec) -> Option<RouteDecision> {
         let (kind, begins) = subscription_change(spec.verb)?;
-        // A shard channel belongs to one shard of a cluster, and fan-in has connections to one node.
-        if kind == Kind::Shard && self.ctx.upstream.is_cluster() {
-            return None;
+        if self.has_own_way(kind) {
+            return Some(RouteDecision::Fanned(kind, begins));
         }
-        let tenant =
-            || self.tenancy.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
         let fans = self.lanes.subscription.is_some()
-            || self.ctx.upstream_config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
+            || self.ctx.upstream_config.pool == Pool::Shared && self.uses_fan_in();
         fans.then_some(RouteDecision::Fanned(kind, begins))
+    }
+
+    /// Returns true if the client's tenant uses fan-in.
+    pub(super) fn uses_fan_in(&self) -> bool {
+        let member = self.tenancy.member.as_ref();
+        member.is_some_and(|member| member.worker_tenant().tenant.config.pubsub == Pubsub::FanIn)
     }
 
     /// Changes subscriptions. All earlier replies must have been delivered.
     pub(super) fn change_subscriptions(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
         let upstream = self.ctx.upstream.clone();
+        if self.has_own_way(kind) {
+            return self.change_shard_channels(request, begins);
+        }
         upstream.counters.fanin.inc();
         if !begins {
             match &self.lanes.subscription {
@@ -62,42 +68,45 @@ impl Session {
         });
         if subscription.would_exceed(request) {
             self.lanes.subscription = subscription.is_subscribed().then_some(subscription);
+            self.note_subscribed();
             self.refuse(&refusal::too_many_subscriptions());
             return Step::Done;
         }
         subscription.subscribe(kind, request, self.client.mutes());
         self.view.set_fan_in(Some(subscription.counter()));
         self.lanes.subscription = Some(subscription);
-        self.activity.set_subscribed(true);
+        self.note_subscribed();
         Step::Done
     }
 
     /// Returns true if a requested subscription has been neither confirmed nor refused. No later request may
     /// overtake it.
     pub(super) fn is_subscribing(&mut self) -> bool {
-        match &self.lanes.subscription {
-            None => false,
-            Some(subscription) if subscription.asks().is_some() => true,
-            Some(_) => {
-                self.end_if_unsubscribed();
-                false
-            }
+        if !self.lanes.get_messages {
+            return false;
         }
+        let asks = self.lanes.requested_subscriptions().is_some();
+        if !asks {
+            self.end_if_unsubscribed();
+        }
+        asks
     }
 
-    /// Returns true if the client has any subscription by fan-in.
+    /// Returns true if the client has any subscription apart from those of its lease.
     pub(super) fn has_subscriptions(&self) -> bool {
         self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.is_subscribed())
+            || self.has_shard_channels()
     }
 
-    /// Returns true if `matches` holds for one of the fan-in subscriptions.
-    pub(super) fn has_subscription(&self, matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
-        self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.hears(matches))
+    /// Returns true if `matches` holds for one of the subscriptions apart from those of the lease.
+    pub(super) fn has_subscription(&self, mut matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.hears(&mut matches))
+            || self.lanes.shard_channels.as_ref().is_some_and(|channels| channels.hears(matches))
     }
 
     /// Returns true if the client may only change its subscriptions, PING, QUIT and RESET, as a RESP2 subscriber.
     pub(super) fn is_confined(&self) -> bool {
-        self.lanes.subscription.is_some() && self.client.resp == Resp::V2 && self.has_subscriptions()
+        self.lanes.get_messages && self.client.resp == Resp::V2 && self.has_subscriptions()
     }
 
     /// Returns the route of a confined client's command.
@@ -107,16 +116,28 @@ impl Session {
         }
         match spec.verb {
             Verb::Ping | Verb::Quit | Verb::Reset => RouteDecision::Local(spec),
-            _ => self
-                .route_fanned(spec)
-                .unwrap_or_else(|| RouteDecision::Refused(refusal::only_subscriptions(spec.name))),
+            _ => self.route_fanned(spec).unwrap_or_else(|| match subscription_change(spec.verb) {
+                // Beside shard channels, the client has others by a lease.
+                Some((_, true)) => RouteDecision::Leased,
+                Some((_, false)) => RouteDecision::Local(spec),
+                None => RouteDecision::Refused(refusal::only_subscriptions(spec.name)),
+            }),
         }
+    }
+
+    /// Returns true if the tenant's output limit allows messages. Ends the use of subscriptions that are over.
+    pub(super) fn may_deliver_messages(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
+        self.end_if_unsubscribed();
+        !self.lanes.get_messages || self.charge_output(cx, in_flight)
     }
 
     /// Waits for the reply to a subscription request. Ready when the client has left and there is no primary to
     /// reply.
     pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let held = self.ctx.upstream.in_hold();
+        let held = match &self.lanes.shard_channels {
+            Some(channels) if channels.asks().is_some() => channels.is_held(),
+            _ => self.ctx.upstream.in_hold(),
+        };
         if held {
             self.note_wait();
         } else {
@@ -133,26 +154,46 @@ impl Session {
     /// allow. Returns true if the client does not take them. A write error shows at the next write.
     pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
         self.output.replies.watch(cx.waker());
-        if self.lanes.subscription.is_some() && !self.charge_output(cx, self.output.awaited() as usize) {
+        if self.lanes.get_messages && !self.charge_output(cx, self.output.awaited() as usize) {
             return false;
         }
         self.output.replies.poll_write_to(cx, &mut self.stream).is_pending()
     }
 
-    /// Ends all fan-in subscriptions.
+    /// Ends all subscriptions apart from those of the lease.
     pub(super) fn end_subscriptions(&mut self) {
+        self.end_fan_in();
+        self.end_shard_channels();
+    }
+
+    fn end_fan_in(&mut self) {
         if self.lanes.subscription.take().is_some() {
             self.view.set_fan_in(None);
-            self.activity.set_subscribed(false);
-            self.activity.touch(self.ctx.registry.now.get());
+            self.note_unsubscribed();
         }
     }
 
-    /// Ends the use of fan-in if no subscription exists or is requested.
-    fn end_if_unsubscribed(&mut self) {
-        let asks = self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.asks().is_some());
-        if !asks && !self.has_subscriptions() {
-            self.end_subscriptions();
+    /// Takes note of whether there are subscriptions apart from those of the lease.
+    pub(super) fn note_subscribed(&mut self) {
+        self.lanes.get_messages = self.lanes.subscription.is_some() || self.lanes.shard_channels.is_some();
+        self.activity.set_subscribed(self.lanes.get_messages);
+    }
+
+    /// As [`Self::note_subscribed`], after some have ended.
+    pub(super) fn note_unsubscribed(&mut self) {
+        self.note_subscribed();
+        self.activity.touch(self.ctx.registry.now.get());
+    }
+
+    /// Ends the use of fan-in if no subscription exists or is requested, and that of shard channels.
+    pub(super) fn end_if_unsubscribed(&mut self) {
+        let fan_in = self.lanes.subscription.as_ref();
+        if fan_in.is_some_and(|known| known.asks().is_none() && !known.is_subscribed()) {
+            self.end_fan_in();
+        }
+        let channels = self.lanes.shard_channels.as_ref();
+        if channels.is_some_and(|known| known.asks().is_none() && !known.is_subscribed()) {
+            self.end_shard_channels();
         }
     }
 

@@ -36,6 +36,9 @@ impl Session {
                 if let Some(subscription) = &self.lanes.subscription {
                     subscription.redirect(&self.output.replies);
                 }
+                if let Some(channels) = &self.lanes.shard_channels {
+                    channels.redirect(&self.output.replies);
+                }
                 self.activity.set_reply_due(registry.now.get(), false, true);
                 None
             }

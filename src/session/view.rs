@@ -15,6 +15,7 @@ use crate::command::{Spec, TABLE};
 use crate::net::budget::{Account, Counted};
 use crate::resp::Resp;
 use crate::tenant::WorkerTenant;
+use crate::upstream::ShardChannelCounter;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::fanin::subscription::SubscriptionCounter;
 
@@ -46,6 +47,7 @@ pub(super) struct ClientView {
     /// The identity of the lease, if there is one.
     leased_as: RefCell<Option<Rc<Identity>>>,
     fan_in: RefCell<Option<SubscriptionCounter>>,
+    shard_channels: RefCell<Option<ShardChannelCounter>>,
     /// Number of requests under way that unblock the client's lease on the server.
     unblocking: Cell<u32>,
 }
@@ -126,6 +128,7 @@ impl ClientView {
             lease: Cell::default(),
             leased_as: RefCell::default(),
             fan_in: RefCell::default(),
+            shard_channels: RefCell::default(),
             unblocking: Cell::default(),
         })
     }
@@ -179,6 +182,11 @@ impl ClientView {
         self.lease.set(lease);
     }
 
+    /// Returns true while the client has a lease.
+    pub(super) fn has_lease(&self) -> bool {
+        self.leased_as.borrow().is_some()
+    }
+
     /// Stores the identity of the lease; `None` when the lease ends.
     pub(super) fn set_leased_as(&self, identity: Option<Rc<Identity>>) {
         if identity.is_none() {
@@ -190,6 +198,11 @@ impl ClientView {
     /// Stores what counts the subscriptions by fan-in; `None` when the last has ended.
     pub(super) fn set_fan_in(&self, counter: Option<SubscriptionCounter>) {
         *self.fan_in.borrow_mut() = counter;
+    }
+
+    /// Sets what counts the client's shard channels in front of a cluster.
+    pub(super) fn set_shard_channels(&self, counter: Option<ShardChannelCounter>) {
+        *self.shard_channels.borrow_mut() = counter;
     }
 
     /// Returns the server's id of the connection on which the client is blocked, and that connection's identity.
@@ -238,6 +251,9 @@ impl ClientView {
         let mut subscriptions = lease.subscriptions;
         if let Some(fan_in) = &*self.fan_in.borrow() {
             subscriptions.iter_mut().zip(fan_in.counts()).for_each(|(sum, more)| *sum += more);
+        }
+        if let (Some(channels), [_, _, sum]) = (&*self.shard_channels.borrow(), &mut subscriptions) {
+            *sum += channels.count();
         }
         let traffic = self.activity.traffic();
         let age = self.since.elapsed().as_secs();

@@ -84,7 +84,8 @@ impl Parts {
         });
         let leased =
             self.pool.leased_as().into_iter().map(|(identity, database)| (identity, database, false));
-        for (identity, database, resp3) in shared.chain(leased) {
+        let subscribers = self.fans.identities().into_iter().map(|identity| (identity, 0, true));
+        for (identity, database, resp3) in shared.chain(leased).chain(subscribers) {
             let Ok(credentials) = identity.credentials() else { continue };
             let at = uses.iter().position(|(known, _)| known.id() == identity.id());
             let at = at.unwrap_or_else(|| {

@@ -116,6 +116,10 @@ impl Layout {
             self.version.set(self.version.get() + 1);
             redirects.set_active(cluster.is_some());
             self.common.room.set_active(cluster.is_some());
+            if cluster.is_some() {
+                // The home shard serves the slots of some shard channels only.
+                self.home.fans.leave();
+            }
         }
         match (cluster, self.shards()) {
             (Some(cluster), _) => {

@@ -27,6 +27,7 @@ pub mod replies;
 pub mod reply_sizes;
 mod reports;
 mod room;
+mod shard_channels;
 pub mod shards;
 pub mod shared;
 mod tasks;
@@ -61,6 +62,7 @@ use self::replica::counters::ReplicaCounts;
 use self::replica::reads::ReplicaReads;
 use self::replies::Replies;
 use self::reports::Reports;
+pub use self::shard_channels::{ShardChannelCounter, ShardChannels};
 use self::shards::Shards;
 use self::shared::drive;
 use self::shared::fair::fair_queue::Share;
@@ -211,7 +213,8 @@ impl Upstream {
         let (idle, waiting) = self.layout.shards().map_or((0, 0), |shards| shards.idle_and_waiting());
         self.counters.leased_idle.set((self.parts.pool.idle() + idle) as u64);
         self.counters.lease_waiting.set((self.parts.pool.waiting() + waiting) as u64);
-        self.counters.fanin_channels.set(self.parts.fans.names() as u64);
+        let of_shards = self.layout.shards().map_or(0, |shards| shards.fan_in_size().0);
+        self.counters.fanin_channels.set((self.parts.fans.names() + of_shards) as u64);
         self.counters.snapshot()
     }
 
@@ -530,7 +533,21 @@ impl Upstream {
 
     /// Returns true if a request for subscriptions by fan-in exceeds what all clients of this worker may have together.
     pub fn fan_in_full(&self, request: &Request<'_>) -> bool {
-        self.parts.fans.is_full(request.len())
+        let fans = &self.parts.fans;
+        let of_shards = self.layout.shards().map_or(0, |shards| shards.fan_in_size().1);
+        fans.is_full(fans.size() + of_shards, request.len())
+    }
+
+    /// Returns the shard channels of a session that acts as `identity`, speaks `resp`, and gets its messages by `replies`; `None` if the
+    /// upstream has never been a cluster. With `private`, they have connections to themselves, and wait as that share for their room.
+    pub fn shard_channels(
+        &self,
+        identity: &Rc<Identity>,
+        (resp, replies): (Resp, &Rc<Replies>),
+        private: Option<Share>,
+    ) -> Option<ShardChannels> {
+        let shards = self.present_or_former_shards()?;
+        Some(ShardChannels::new(shards, identity, (resp, replies), private))
     }
 
     /// Returns the subscription by fan-in of a session that acts as `identity`, speaks `resp`, and gets its messages by `replies`.

@@ -116,7 +116,7 @@ impl Parts {
         let room = Rc::new(SharedRoom::of_primary(config.clone(), cluster_room));
         let lanes = Lanes::new(pool.clone(), room.clone(), fair).redirected_by(redirects.clone());
         let lanes = Rc::new(lanes);
-        let fans = Rc::new(FanIns::new(dialing.clone(), room.clone()));
+        let fans = Rc::new(FanIns::new(dialing.clone(), room.clone(), pool.clone()));
         let (weak_lanes, weak_fans) = (Rc::downgrade(&lanes), Rc::downgrade(&fans));
         room.on_close_unused(move || {
             weak_lanes.upgrade().is_some_and(|lanes| lanes.close_unused())

@@ -19,6 +19,7 @@ mod place;
 mod reads;
 mod send;
 mod send_parts;
+mod shard_channels;
 mod split;
 mod spread;
 

@@ -212,7 +212,7 @@ impl Leased {
             }),
             LeasedRoute::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
             // Subscriptions that began on the lease end there.
-            LeasedRoute::Fanned(kind, begins) if !self.pins.subscribed() => {
+            LeasedRoute::Fanned(kind, begins) if session.has_own_way(kind) || !self.pins.subscribed() => {
                 self.when_answered(|_| session.change_subscriptions(request, kind, begins))
             }
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {

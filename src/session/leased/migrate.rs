@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::pins::Transaction;
+use super::placed::changes_shard_channels;
 use super::placement::Placement;
 use super::reconnect::ReconnectBackoff;
 use super::settle::{AfterLoss, LostLease, refuse_first, settle};
 use super::{Close, LeaseEnd, Leased};
-use crate::cluster::slot::Slot;
 use crate::resp::pubsub::Kind;
-use crate::resp::request;
+use crate::resp::request::{self, Request};
 use crate::session::Session;
 
 /// Number of names in one SUBSCRIBE that restores subscriptions.
@@ -74,7 +74,15 @@ impl Leased {
             AfterLoss::Resend(request) => Some(request.as_slice()),
             AfterLoss::Answer(_) | AfterLoss::Drop => None,
         });
-        let target = self.next_target(session, resent);
+        let mut resent = resent.filter_map(Request::parse);
+        if upstream.is_cluster() && resent.clone().any(|request| changes_shard_channels(&request)) {
+            tracing::info!(
+                client = session.client.id,
+                "respgate disconnects a client: its request for shard channels was under way when a cluster replaced the primary"
+            );
+            return Err(Close::UpstreamLost);
+        }
+        let target = self.next_target(session, &mut resent);
         // The shard of the lost connection may be gone.
         let moves = upstream.is_cluster() || self.placement.shard.is_some();
         let leasing = moves.then(|| session.leasing(&target, &key));
@@ -180,17 +188,8 @@ impl Leased {
             self.send_restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
         }
         for kind in Kind::ALL {
-            let mut names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
-            // A node of a cluster takes channels of one slot at a time.
-            let by_slot = kind == Kind::Shard && session.ctx.upstream.is_cluster();
-            if by_slot {
-                names.sort_by_cached_key(|name| Slot::of(name));
-            }
-            let same_slot = |one: &[u8], other: &[u8]| Slot::of(one) == Slot::of(other);
-            for names in names
-                .chunk_by(|one, other| !by_slot || same_slot(one, other))
-                .flat_map(|names| names.chunks(NAMES))
-            {
+            let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
+            for names in names.chunks(NAMES) {
                 let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
                 self.send_restoring(names.len(), &encoded(&args));

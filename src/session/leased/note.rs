@@ -15,6 +15,7 @@ impl Leased {
         let now = session.ctx.registry.now.get();
         let due = self.expected.due();
         let listens = self.pins.subscribed() || self.pins.monitoring;
+        let subscribed_beside = session.has_private_channels();
         let transaction = self.pins.transaction.is_some() || self.pins.watching;
         session.activity.touch(now);
         session.activity.set_reply_due(now, due, came);
@@ -39,7 +40,7 @@ impl Leased {
             if !self.expected.gated {
                 session.tenancy.release(Limit::Blocked);
             }
-            if !listens && self.expected.is_empty() {
+            if !listens && self.expected.is_empty() && !subscribed_beside {
                 session.tenancy.release(Limit::Subscribed);
             }
             if !transaction && self.expected.is_empty() {

@@ -209,9 +209,11 @@ impl Pins {
         }
     }
 
-    /// Returns a shard channel that the client is subscribed to.
-    pub(super) fn shard_channel(&self) -> Option<&[u8]> {
-        self.shards.iter().next().map(AsRef::as_ref)
+    /// Takes the shard channels out.
+    pub(super) fn take_shard_channels(&mut self) -> HashSet<Box<[u8]>> {
+        let names = std::mem::take(&mut self.shards);
+        self.name_bytes -= names.iter().map(|name| name.len()).sum::<usize>();
+        names
     }
 
     /// Ends WATCH.

@@ -11,15 +11,12 @@ use crate::cluster::slot::Slot;
 use crate::command::{self, Found, Tracking, Verb};
 use crate::hint::Hint;
 use crate::resp::Resp;
-use crate::resp::pubsub::{Confirmation, Kind};
+use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
 use crate::session::cluster::{LeaseTarget, NEEDS_OWN, NO_TRACKING, Place};
 use crate::session::shared_pubsub::subscription_change;
 use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{Session, refusal};
-
-/// The error for subscriptions to channels of two nodes.
-const OTHER_NODE: &[u8] = b"-ERR respgate: these channels belong to another node than what the client has on its connection; use another connection";
 
 impl Leased {
     /// Returns true while a failover of the lease's shard is under way.
@@ -33,6 +30,10 @@ impl Leased {
     /// Returns the step of a request that cannot go by this lease, in a cluster; `None` if it can.
     pub(super) fn admit_placed(&mut self, session: &mut Session, request: &Request<'_>) -> Option<Step> {
         let in_transaction = self.pins.transaction.is_some();
+        // Shard channels have links of their own.
+        if !in_transaction && changes_shard_channels(request) {
+            return None;
+        }
         if !in_transaction && !self.pins.watches() {
             self.placement.slot = None;
         }
@@ -52,12 +53,10 @@ impl Leased {
             place => place,
         };
         match place {
-            Place::Home if !in_transaction && session.is_for_shards(request) => {
-                Some(self.run_aside(session, request))
-            }
+            Place::Home if !in_transaction && session.is_for_shards(request) => Some(self.run_aside()),
             Place::Home => self.admit_unplaced(),
             Place::Several if in_transaction => Some(self.refuse_and_poison(session, refusal::CROSS_SLOT)),
-            Place::Several => Some(self.run_aside(session, request)),
+            Place::Several => Some(self.run_aside()),
             Place::Slot(slot) if in_transaction => self.admit_to_transaction(session, slot),
             Place::Slot(slot) => self.admit_with_slot(session, request, slot),
         }
@@ -132,20 +131,15 @@ impl Leased {
                 Step::Stay(Pause::Replies)
             }));
         }
-        Some(self.run_aside(session, request))
+        Some(self.run_aside())
     }
 
     /// Runs a command on the shared lanes while the session keeps the lease.
-    fn run_aside(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+    fn run_aside(&mut self) -> Step {
         if !self.pins.any() && !self.for_session {
             return Step::Stay(Pause::Replies);
         }
-        let subscribes = changes_subscriptions(request);
         self.when_answered(|leased| {
-            if subscribes {
-                session.refuse(OTHER_NODE);
-                return Step::Done;
-            }
             leased.decided_end = Some(LeaseEnd::Beside(Box::new(AsyncOp::Aside)));
             Step::Stay(Pause::Replies)
         })
@@ -217,25 +211,11 @@ impl Leased {
         })
     }
 
-    /// Handles the end of a subscription that no request asked for. Returns true if the slot of a shard channel has left the node: the
-    /// session then follows it, and the client notices nothing.
-    pub(super) fn follows_channel(&mut self, session: &Session, confirmation: &Confirmation<'_>) -> bool {
-        let Some(name) = confirmation.name else { return false };
-        let follows = session.ctx.upstream.is_cluster()
-            && confirmation.kind == Kind::Shard
-            && !confirmation.begins
-            && self.pins.names(Kind::Shard).contains(name);
-        if follows && self.decided_end.is_none() {
-            self.leave_for(LeaseTarget::Slot(Slot::of(name)));
-        }
-        follows
-    }
-
     /// Returns where the session goes on after its connection is lost: `requests` are sent again there.
     pub(super) fn next_target<'a>(
         &mut self,
         session: &Session,
-        requests: impl Iterator<Item = &'a [u8]>,
+        requests: impl Iterator<Item = Request<'a>>,
     ) -> LeaseTarget {
         if let Some(target) = self.placement.moves_to.take() {
             return target;
@@ -243,15 +223,12 @@ impl Leased {
         if let Some(slot) = self.placement.slot {
             return LeaseTarget::Slot(slot);
         }
-        let mut places = requests.filter_map(Request::parse).map(|request| session.place_of(&request));
+        let mut places = requests.map(|request| session.place_of(&request));
         let slot = places.find_map(|place| match place {
             Place::Slot(slot) => Some(slot),
             Place::Home | Place::Several => None,
         });
-        match (slot.or_else(|| self.pins.shard_channel().map(Slot::of)), &self.placement.shard) {
-            (Some(slot), _) => LeaseTarget::Slot(slot),
-            (None, _) => LeaseTarget::Home,
-        }
+        slot.map_or(LeaseTarget::Home, LeaseTarget::Slot)
     }
 
     /// Sends ASKING before a request, if the slot of its keys is being moved to this node. Within a transaction the node still knows it.
@@ -274,6 +251,14 @@ fn changes_subscriptions(request: &Request<'_>) -> bool {
 
 fn counts_subscribers(request: &Request<'_>) -> bool {
     matches!(command::find(request), Some(Found::Spec(spec)) if spec.name == "PUBSUB|SHARDNUMSUB")
+}
+
+/// Returns true if a request begins or ends shard channels.
+pub(super) fn changes_shard_channels(request: &Request<'_>) -> bool {
+    matches!(
+        command::find(request),
+        Some(Found::Spec(spec)) if matches!(subscription_change(spec.verb), Some((Kind::Shard, _)))
+    )
 }
 
 fn begins_tracking(request: &Request<'_>) -> bool {

@@ -6,7 +6,6 @@ use super::Leased;
 use super::expect::{Awaited, Effect, Expect};
 use super::pins::Transaction;
 use crate::cluster::slot::Slot;
-use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::session::Session;
 use crate::session::cluster::Place;
@@ -27,21 +26,21 @@ impl Leased {
     /// other way round. Has a transaction fail whose keys belong to several slots. Returns false if the state cannot be on one node.
     pub(super) fn follow_layout(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         pending: &mut VecDeque<(Expect, usize)>,
     ) -> bool {
-        let upstream = &session.ctx.upstream;
+        let upstream = session.ctx.upstream.clone();
         if self.placement.layout == upstream.layout_version() {
             return true;
         }
         (self.placement.slot, self.placement.moves_to) = (None, None);
-        let Some(shards) = upstream.shards() else { return true };
-        let mut homes = self.pins.names(Kind::Shard).iter().map(|name| shards.of(Slot::of(name)));
-        let first = homes.next();
-        let apart = first.is_some_and(|first| homes.any(|other| !std::rc::Rc::ptr_eq(&first, &other)));
-        if apart || self.pins.tracking.is_some() {
+        if !upstream.is_cluster() {
+            return true;
+        }
+        if self.pins.tracking.is_some() {
             return false;
         }
+        session.adopt_shard_channels(self.pins.take_shard_channels());
         let mut exec = pending.iter_mut().find_map(|(expect, _)| match expect {
             Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => Some(&mut **transaction),
             _ => None,

@@ -215,10 +215,6 @@ impl Leased {
     /// connection: a script can forge it (CVE-2025-67733), and the server would go on sending messages of a
     /// subscription that seems to have ended.
     fn handle_confirmation(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
-        // The slot of the channel has moved to another node, where the subscription goes on.
-        if !self.awaits_confirmation() && self.follows_channel(session, confirmation) {
-            return;
-        }
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
                 *left = left.saturating_sub(1);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::fans::FanIns;
 use super::link::{FanIn, shown};
 use super::pump::{LinkEnd, Pump};
-use super::sink::SubscriberSink;
+use super::sink::{Owned, SubscriberSink};
 use super::subscription::Subscription;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
@@ -19,8 +19,10 @@ use crate::topology::Generation;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{Connection, ConnectionKey, NeedlessPassword, Purpose};
 use crate::upstream::connection::reauth::refresh_of;
+use crate::upstream::leased::pool::LeaseRoom;
 use crate::upstream::replies::Replies;
 use crate::upstream::room::SharedPermit;
+use crate::upstream::shared::fair::fair_queue::Share;
 
 /// The bounds of the pause between two attempts to open the connection.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -42,7 +44,36 @@ pub(in crate::upstream) fn subscription(
         fan
     });
     let gauge = Gauged::new(&fans.dialing.reports.counters, |c| &c.fanin_subscribers);
-    Subscription::new(fan, SubscriberSink::new(resp, replies), gauge)
+    Subscription::new(fan, SubscriberSink::new(resp, replies, None), Some(gauge))
+}
+
+/// Returns one of several subscriptions of a client, which acts as `identity`, speaks `resp`, and gets its messages by `replies`. With
+/// `private`, it has a connection to itself, and waits as that share for the room; otherwise it shares that of the user's fan-in.
+pub(in crate::upstream) fn owned_subscription(
+    fans: &Rc<FanIns>,
+    identity: &Rc<Identity>,
+    (resp, replies): (Resp, &Rc<Replies>),
+    private: Option<Share>,
+    owned: Owned,
+) -> Subscription {
+    let known = if private.is_some() { None } else { fans.get(identity) };
+    let fan = known.unwrap_or_else(|| {
+        let fan = match private {
+            Some(share) => fans.add_private(identity, share),
+            None => fans.add(identity),
+        };
+        fans.dialing.tasks.spawn(drive(fan.clone(), fans.clone()));
+        fan
+    });
+    Subscription::new(fan, SubscriberSink::new(resp, replies, Some(owned)), None)
+}
+
+/// Room for the connection.
+enum LinkPermit {
+    /// Among the shared connections.
+    Shared { _permit: SharedPermit },
+    /// Among those that one session has to itself.
+    Leased { _room: Box<LeaseRoom> },
 }
 
 /// Serves `fan` until no session uses it any more.
@@ -50,7 +81,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
     let (dialing, hold) = (&fans.dialing, &fans.dialing.hold);
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     // The permit is kept between two connections, so that no other connection takes the room.
-    let mut permit: Option<SharedPermit> = None;
+    let mut permit: Option<LinkPermit> = None;
     // Subscriptions are the same in all databases, and the user may lack the permission to SELECT.
     let key = ConnectionKey::new(fan.identity.clone(), 0, Resp::V3);
     while wanted(&fan, &fans, &mut permit).await {
@@ -58,8 +89,12 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
             pause(&fan, &fans, None).await;
             continue;
         };
+        if permit.is_none() && fan.is_private() {
+            permit = take_room(&fan, &fans, &key).await;
+            continue;
+        }
         if permit.is_none() {
-            permit = fans.room.take();
+            permit = fans.room.take().map(|permit| LinkPermit::Shared { _permit: permit });
         }
         if permit.is_none() {
             if fans.room.make_room(false) {
@@ -80,7 +115,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
                 if opened.elapsed() >= STEADY {
                     backoff.reset();
                 }
-                if hold.generation() == Some(primary.generation) {
+                if hold.generation() == Some(primary.generation) && !fan.is_closed() {
                     pause(&fan, &fans, Some(backoff.next_delay())).await;
                 }
             }
@@ -92,11 +127,31 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
     }
 }
 
+/// Waits for room for a connection that one session has to itself. If there is none, refuses the requests that wait.
+async fn take_room(fan: &Rc<FanIn>, fans: &FanIns, key: &ConnectionKey) -> Option<LinkPermit> {
+    let closed = poll_fn(|cx| {
+        fan.watch(cx.waker());
+        if fan.is_closed() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let room = tokio::select! {
+        room = fans.pool.room(key, fan.share) => room,
+        () = closed => return None,
+    };
+    match room {
+        Ok(room) => Some(LinkPermit::Leased { _room: Box::new(room) }),
+        Err(line) => {
+            fan.table.borrow_mut().refuse_unsent(&line);
+            tokio::time::sleep(RETRY_MIN).await;
+            None
+        }
+    }
+}
+
 /// Waits until a connection is wanted. Returns false when no session uses the fan-in any more.
-async fn wanted(fan: &Rc<FanIn>, fans: &FanIns, permit: &mut Option<SharedPermit>) -> bool {
+async fn wanted(fan: &Rc<FanIn>, fans: &FanIns, permit: &mut Option<LinkPermit>) -> bool {
     poll_fn(|cx| {
         fan.watch(cx.waker());
-        if fan.names() > 0 {
+        if fan.names() > 0 && !fan.is_closed() {
             return Poll::Ready(true);
         }
         permit.take();
@@ -149,7 +204,10 @@ fn give_up(fan: &FanIn, fans: &FanIns, why: &str) {
 async fn serve(fan: &Rc<FanIn>, fans: &Rc<FanIns>, link: Connection) {
     let dialing = &fans.dialing;
     let generation = link.generation;
-    let gauge = Gauged::new(&dialing.reports.counters, |c| &c.fanin_open);
+    let gauge = match fan.is_private() {
+        true => Gauged::new(&dialing.reports.counters, |c| &c.leased_open),
+        false => Gauged::new(&dialing.reports.counters, |c| &c.fanin_open),
+    };
     fan.order.set(None);
     fan.ping.set(false);
     fan.auth.take();
@@ -184,7 +242,8 @@ fn report(fan: &FanIn, fans: &FanIns, generation: Generation, end: LinkEnd) {
         }
     };
     fans.dialing.reports.note_lost(generation, matches!(end, LinkEnd::NotPrimary));
-    if !matches!(end, LinkEnd::Framing(_)) {
+    // There may be as many private ones as subscribers.
+    if !matches!(end, LinkEnd::Framing(_)) && !fan.is_private() {
         tracing::warn!(upstream = name, why, subscribers, "respgate lost a fan-in connection");
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::sink::SubscriberSink;
 use super::table::Table;
+use crate::cluster::slot::Slot;
 use crate::poll_meter::PollMeter;
 use crate::topology::Generation;
 use crate::upstream::config::UpstreamConfig;
@@ -15,6 +16,7 @@ use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::reauth::{InPlaceAuth, Refresh};
 use crate::upstream::hold::Hold;
 use crate::upstream::reports::Reports;
+use crate::upstream::shared::fair::fair_queue::Share;
 
 /// The length up to which a server's error line is logged, in bytes.
 const SHOWN: usize = 256;
@@ -33,8 +35,22 @@ pub(super) enum LinkOrder {
     Retire,
 }
 
-/// The subscriptions of all sessions of one worker that act as one user of one upstream.
+/// Who shares the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum FanInKey {
+    /// All sessions of the identity with this number.
+    Identity(u64),
+    /// One session. The number is the connection's own.
+    Session(u64),
+}
+
+/// The subscriptions of all sessions of one worker that act as one user of one upstream, or of one session.
 pub(in crate::upstream) struct FanIn {
+    pub(super) key: FanInKey,
+    /// As whom the only session waits for room for its connection.
+    pub(super) share: Share,
+    /// True if the only session has left.
+    closed: Cell<bool>,
     pub(super) identity: Rc<Identity>,
     pub(super) table: RefCell<Table<Rc<SubscriberSink>>>,
     driver: RefCell<Option<Waker>>,
@@ -61,8 +77,11 @@ pub(in crate::upstream) struct FanIn {
 }
 
 impl FanIn {
-    pub(super) fn new(identity: Rc<Identity>, meter: Rc<PollMeter>) -> Rc<Self> {
+    pub(super) fn new(key: FanInKey, share: Share, identity: Rc<Identity>, meter: Rc<PollMeter>) -> Rc<Self> {
         Rc::new(Self {
+            key,
+            share,
+            closed: Cell::default(),
             identity,
             table: RefCell::default(),
             driver: RefCell::default(),
@@ -78,6 +97,38 @@ impl FanIn {
             meter,
             working: Cell::default(),
         })
+    }
+
+    /// Returns true if one session has the connection to itself.
+    pub(super) fn is_private(&self) -> bool {
+        matches!(self.key, FanInKey::Session(_))
+    }
+
+    /// Has the connection closed at once, because its only session has left.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        self.order(LinkOrder::Retire);
+    }
+
+    /// Returns true if the only session has left.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Has every session leave with its shard channels for other shards, because this one has left the cluster.
+    pub(super) fn leave(&self) {
+        self.cut(None);
+        let mut table = self.table.borrow_mut();
+        table.disconnected();
+        table.evict(|_| true);
+    }
+
+    /// Has sessions leave with the shard channels for whose slots `leaves` returns true. While there is a connection, the server ends
+    /// such channels itself.
+    pub(super) fn slots_left(&self, leaves: impl Fn(Slot) -> bool) {
+        if self.generation.get().is_none() {
+            self.table.borrow_mut().evict(leaves);
+        }
     }
 
     /// Starts a task that handles the table's backlog, if there is any and no task does.

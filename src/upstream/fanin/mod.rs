@@ -9,6 +9,6 @@ pub(in crate::upstream) mod drive;
 pub(in crate::upstream) mod fans;
 mod link;
 mod pump;
-mod sink;
+pub(in crate::upstream) mod sink;
 pub mod subscription;
 mod table;

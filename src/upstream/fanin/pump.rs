@@ -145,7 +145,7 @@ impl Pump {
                 return Poll::Ready(match order {
                     LinkOrder::Cut => LinkEnd::Superseded,
                     LinkOrder::GiveUp => LinkEnd::Silent,
-                    LinkOrder::Retire if fan.names() > 0 => continue,
+                    LinkOrder::Retire if fan.names() > 0 && !fan.is_closed() => continue,
                     LinkOrder::Retire => LinkEnd::Unused,
                 });
             }
@@ -190,6 +190,7 @@ impl Pump {
             let request = probe_request(&dialing.identities, &fan.identity);
             self.out.push_with(|out| table.ping(out, request));
         }
+        table.set_probe(probe_request(&dialing.identities, &fan.identity));
         let mut more = true;
         while more && self.out.len() < OUTBOUND {
             self.out.push_with(|out| more = table.next(out));
@@ -259,7 +260,7 @@ impl Pump {
             if let Some(sink) = members.and_then(|members| members.get(session)) {
                 sink.publish(frame);
                 self.announcements.add(sink, frame.len());
-                dialing.reports.counters.fanin_deliveries.inc();
+                note_passed(fan, dialing, 1);
             }
             turn.spend(frame.len(), 1);
             delivery.reached += 1;
@@ -294,6 +295,13 @@ impl Pump {
     }
 }
 
+/// Counts messages that fan-in has passed to subscribers.
+fn note_passed(fan: &FanIn, dialing: &Dialing, count: usize) {
+    if !fan.is_private() {
+        dialing.reports.counters.fanin_deliveries.add(count as u64);
+    }
+}
+
 /// Handles one frame. Returns a message that cannot reach all its subscribers within the `turn`; the caller delivers it.
 fn take_frame(
     frame: &[u8],
@@ -316,7 +324,9 @@ fn take_frame(
     let handled = match kind {
         ReplyKind::Push => match published(frame) {
             Published::Message(kind, Some(name)) => {
-                dialing.reports.counters.fanin_messages.inc();
+                if !fan.is_private() {
+                    dialing.reports.counters.fanin_messages.inc();
+                }
                 let Some(members) = table.members(kind, name) else { return Ok(None) };
                 if !turn.has_room_for(frame.len(), members.len()) {
                     let to = members.keys().copied().collect();
@@ -327,7 +337,7 @@ fn take_frame(
                     sink.publish(frame);
                     announcements.add(sink, frame.len());
                 }
-                dialing.reports.counters.fanin_deliveries.add(members.len() as u64);
+                note_passed(fan, dialing, members.len());
                 return Ok(None);
             }
             Published::Confirmation(confirmation) => {

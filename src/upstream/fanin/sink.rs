@@ -1,16 +1,44 @@
 //! Passes messages and confirmations to one session.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
-use super::table::Subscriber;
+use super::table::{Name, Subscriber};
 use crate::net::budget::Charge;
 use crate::resp::pubsub::Kind;
 use crate::resp::{Resp, write};
 use crate::upstream::replies::Replies;
 
+/// What has become of a subscriber's request, or of a subscription.
+#[derive(Debug)]
+pub(in crate::upstream) enum SubscriberEvent {
+    /// The request is done, or it is refused with this error line.
+    Decided(Option<Vec<u8>>),
+    /// The server has confirmed the end of every subscription that was to end. Only told by a connection of one session.
+    Settled,
+    /// The server has ended the subscription to this shard channel, because it does not serve the channel's slot any more.
+    Moved(Name),
+}
+
+/// Decides what a client sees of one of its subscribers, if the client has several.
+pub(in crate::upstream) trait SubscriberOwner {
+    /// Takes note of an event of the subscriber `number`. The table of its connection is borrowed meanwhile.
+    fn note(&self, number: u32, event: SubscriberEvent);
+
+    /// Returns true if the client gets this message.
+    fn admits(&self, frame: &[u8]) -> bool;
+}
+
+/// One of several subscribers of a client.
+pub(in crate::upstream) struct Owned {
+    pub(in crate::upstream) owner: Weak<dyn SubscriberOwner>,
+    pub(in crate::upstream) number: u32,
+}
+
 /// The receiver of one session's messages.
 pub(super) struct SubscriberSink {
+    /// Set if the client has several subscribers. The client then sees no confirmation of this one.
+    owned: Option<Owned>,
     replies: RefCell<Rc<Replies>>,
     resp: Resp,
     /// The size of the session's unanswered request, in bytes.
@@ -27,8 +55,9 @@ pub(super) struct SubscriberSink {
 
 impl SubscriberSink {
     /// Creates the sink of a session that speaks `resp` and gets its messages by `replies`.
-    pub(super) fn new(resp: Resp, replies: &Rc<Replies>) -> Rc<Self> {
+    pub(super) fn new(resp: Resp, replies: &Rc<Replies>, owned: Option<Owned>) -> Rc<Self> {
         Rc::new(Self {
+            owned,
             replies: RefCell::new(replies.clone()),
             resp,
             request: Cell::default(),
@@ -75,6 +104,11 @@ impl SubscriberSink {
 
     /// Passes on a message in the session's RESP version, without waking the session.
     pub(super) fn publish(&self, frame: &[u8]) {
+        if let Some(owned) = &self.owned
+            && !owned.owner.upgrade().is_some_and(|owner| owner.admits(frame))
+        {
+            return;
+        }
         let first = match self.resp {
             Resp::V2 => b'*',
             Resp::V3 => b'>',
@@ -90,23 +124,21 @@ impl SubscriberSink {
 
 impl Subscriber for Rc<SubscriberSink> {
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize) {
-        let mut frame = Vec::new();
-        write::push(&mut frame, self.resp, 3);
-        let command = if begins { kind.begin() } else { kind.end() };
-        write::bulk(&mut frame, &command.to_ascii_lowercase());
-        match name {
-            Some(name) => write::bulk(&mut frame, name),
-            None => write::null(&mut frame, self.resp),
+        if self.owned.is_none() {
+            confirm(&self.replies.borrow(), self.resp, (kind, begins), name, count);
         }
-        write::integer(&mut frame, i64::try_from(count).unwrap_or(i64::MAX));
-        self.publish(&frame);
-        self.replies.borrow().wake();
     }
 
     fn decided(&self, refusal: Option<&[u8]>, size: usize) {
         self.request.set(None);
         self.size.set(size);
         self.charge.borrow_mut().set(size);
+        if let Some(owned) = &self.owned {
+            if let Some(owner) = owned.owner.upgrade() {
+                owner.note(owned.number, SubscriberEvent::Decided(refusal.map(<[u8]>::to_vec)));
+            }
+            return;
+        }
         let replies = self.replies.borrow();
         if let Some(line) = refusal.filter(|_| !self.mute.get()) {
             replies.answer(|out| {
@@ -120,4 +152,42 @@ impl Subscriber for Rc<SubscriberSink> {
     fn lost(&self) {
         self.replies.borrow().cut();
     }
+
+    fn settled(&self) {
+        if let Some(owned) = &self.owned
+            && let Some(owner) = owned.owner.upgrade()
+        {
+            owner.note(owned.number, SubscriberEvent::Settled);
+        }
+    }
+
+    fn moved(&self, name: &Name) {
+        match self.owned.as_ref().map(|owned| (owned.owner.upgrade(), owned.number)) {
+            Some((Some(owner), number)) => owner.note(number, SubscriberEvent::Moved(name.clone())),
+            Some((None, _)) => {}
+            None => self.lost(),
+        }
+    }
+}
+
+/// Confirms to a client that a subscription began (true) or ended.
+pub(in crate::upstream) fn confirm(
+    replies: &Replies,
+    resp: Resp,
+    (kind, begins): (Kind, bool),
+    name: Option<&[u8]>,
+    count: usize,
+) {
+    let mut frame = Vec::new();
+    write::push(&mut frame, resp, 3);
+    let command = if begins { kind.begin() } else { kind.end() };
+    write::bulk(&mut frame, &command.to_ascii_lowercase());
+    match name {
+        Some(name) => write::bulk(&mut frame, name),
+        None => write::null(&mut frame, resp),
+    }
+    write::integer(&mut frame, i64::try_from(count).unwrap_or(i64::MAX));
+    let (first, rest) = frame.split_first().map_or((b'*', &[][..]), |(first, rest)| (*first, rest));
+    replies.publish(first, rest);
+    replies.wake();
 }

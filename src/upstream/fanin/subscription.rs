@@ -15,12 +15,12 @@ pub struct Subscription {
     /// The session's number in the table.
     session: u64,
     sink: Rc<SubscriberSink>,
-    _gauge: Gauged,
+    _gauge: Option<Gauged>,
 }
 
 impl Subscription {
     /// Adds the session of `sink` to a fan-in.
-    pub(super) fn new(fan: Rc<FanIn>, sink: Rc<SubscriberSink>, gauge: Gauged) -> Self {
+    pub(super) fn new(fan: Rc<FanIn>, sink: Rc<SubscriberSink>, gauge: Option<Gauged>) -> Self {
         let session = fan.table.borrow_mut().join(sink.clone());
         Self { fan, session, sink, _gauge: gauge }
     }
@@ -54,9 +54,19 @@ impl Subscription {
     /// Asks for the subscriptions that `request` names. The session gets confirmations once the server has confirmed all of them;
     /// until then it [`Self::asks`]. `mute`: the client sees confirmations, but no refusal.
     pub fn subscribe(&self, kind: Kind, request: &Request<'_>, mute: bool) {
-        self.sink.begin_request(request.len());
         self.sink.set_mute(mute);
-        self.fan.table.borrow_mut().subscribe(self.session, kind, request.args().skip(1));
+        self.begin(kind, request.len(), request.args().skip(1));
+    }
+
+    /// Asks for the subscriptions to `names`, a request of `bytes` bytes.
+    pub(in crate::upstream) fn begin<'a>(
+        &self,
+        kind: Kind,
+        bytes: usize,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) {
+        self.sink.begin_request(bytes);
+        self.fan.table.borrow_mut().subscribe(self.session, kind, names);
         self.fan.wake();
         self.fan.work_off();
     }
@@ -64,9 +74,19 @@ impl Subscription {
     /// Ends the subscriptions that `request` names, or all of this kind. A few are confirmed at once; while more are left,
     /// the session [`Self::asks`].
     pub fn unsubscribe(&self, kind: Kind, request: &Request<'_>) {
-        self.sink.begin_request(request.len());
         let names: Vec<&[u8]> = request.args().skip(1).collect();
-        self.fan.table.borrow_mut().unsubscribe(self.session, kind, names.into_iter());
+        self.end(kind, request.len(), names.into_iter());
+    }
+
+    /// Ends the subscriptions to `names`, or all of this kind. The request has `bytes` bytes.
+    pub(in crate::upstream) fn end<'a>(
+        &self,
+        kind: Kind,
+        bytes: usize,
+        names: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) {
+        self.sink.begin_request(bytes);
+        self.fan.table.borrow_mut().unsubscribe(self.session, kind, names);
         self.fan.wake();
         self.fan.work_off();
     }
@@ -80,6 +100,9 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.fan.table.borrow_mut().leave(self.session);
+        if self.fan.is_private() {
+            self.fan.close();
+        }
         self.fan.wake();
         self.fan.work_off();
     }

@@ -6,6 +6,7 @@
 mod backlog;
 mod commands;
 mod entries;
+mod moves;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -21,6 +22,9 @@ const NAMES_PER_COMMAND: usize = 512;
 
 /// The number of names of one request that are handled at once. The rest of a longer one waits for [`Table::proceed`].
 const AT_ONCE: usize = 512;
+
+/// The request whose reply ends those to the end of shard channels, unless [`Table::set_probe`] sets another.
+const PROBE: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// The server sent a reply that no command makes due. Nothing on this connection can be trusted any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +45,12 @@ pub(super) struct Table<S> {
     at_once: usize,
     /// The commands that the server has not answered.
     sent: VecDeque<SentCommand>,
+    /// The error line by which the server has refused a part of the request that it is answering.
+    part_refused: Option<Vec<u8>>,
+    /// The request that follows the end of shard channels: the server answers it, whoever has ended them.
+    probe: &'static [u8],
+    /// True if sessions are told when the server has confirmed every end.
+    tells_ends: bool,
     /// Active names that no session wants any more.
     unwanted: Vec<(Kind, Name)>,
     /// The estimated size of the subscriptions of all sessions, in bytes.
@@ -58,6 +68,9 @@ impl<S> Default for Table<S> {
             backlog: VecDeque::new(),
             at_once: AT_ONCE,
             sent: VecDeque::new(),
+            part_refused: None,
+            probe: PROBE,
+            tells_ends: false,
             unwanted: Vec::new(),
             size: 0,
         }

@@ -63,6 +63,11 @@ impl Permit {
     }
 }
 
+/// Room for a connection that one session has to itself and that no lease stands for. Dropping it frees the room.
+pub(in crate::upstream) struct LeaseRoom {
+    _permit: Permit,
+}
+
 /// A session in the queue. Dropping it takes the session out.
 struct Waiting<'a> {
     pool: &'a LeasePool,
@@ -387,6 +392,20 @@ impl LeasePool {
                 .into())
             }
         }
+    }
+
+    /// Takes room for a connection that no lease stands for, as [`Self::take_room`] does.
+    ///
+    /// # Errors
+    /// Returns the error line for the client, if no room became free.
+    pub(in crate::upstream) async fn room(
+        self: &Rc<Self>,
+        key: &ConnectionKey,
+        share: Share,
+    ) -> Result<LeaseRoom, ErrorLine> {
+        let mut grant = self.take_room(key, share).await?;
+        grant.close();
+        Ok(LeaseRoom { _permit: grant.permit })
     }
 
     /// Gives the room up for `pause`, and then takes room again: other sessions must not wait for room that this one cannot use

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{MAX_SHARDS, NOWHERE, Shard, Shards};
-use crate::cluster::slot::SLOTS;
+use crate::cluster::slot::{SLOTS, Slot};
 use crate::cluster::{ClusterTopology, ShardNumber};
 use crate::replica::ShardFeeds;
 
@@ -85,6 +85,7 @@ impl Shards {
         if before != *self.places.borrow() {
             self.note_gains(&before);
             self.slots_changed();
+            self.note_losses(&before);
         }
         let nowhere = self.all.borrow().first().cloned();
         if let Some(nowhere) = nowhere {
@@ -104,6 +105,25 @@ impl Shards {
             }
         }
         all.iter().zip(gains).filter(|(_, gains)| *gains).for_each(|(shard, _)| shard.note_gained(now));
+    }
+
+    /// Has subscribers leave those shards for others that have lost slots to them. `before` are the places of all slots until now.
+    fn note_losses(&self, before: &[u16]) {
+        let (all, places) = (self.all.borrow(), self.places.borrow());
+        let mut loses = vec![false; all.len()];
+        for (former, place) in before.iter().zip(places.iter()) {
+            if former != place
+                && let Some(loses) = loses.get_mut(usize::from(*former))
+            {
+                *loses = true;
+            }
+        }
+        for (number, shard) in (0_u16..).zip(all.iter()) {
+            if loses.get(usize::from(number)) == Some(&true) {
+                let leaves = |slot: Slot| places.get(usize::from(slot.number())) != Some(&number);
+                shard.parts.fans.slots_left(leaves);
+            }
+        }
     }
 
     /// Ends a shard that the cluster has no more, once the commands that are under way there are settled.

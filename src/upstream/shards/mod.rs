@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use self::moving::MovingSlots;
 pub use self::shard::Shard;
+use super::config::UpstreamConfig;
 use super::connection::open::ConnectionKey;
 use super::leased::lease::Lease;
 use super::parts::{Common, Parts};
@@ -29,8 +30,11 @@ use super::replies::Replies;
 use super::shared::fair::fair_queue::Share;
 use super::tasks::Tasks;
 use crate::cluster::ShardNumber;
+use crate::cluster::redirect::NamedNode;
 use crate::cluster::slot::{SLOTS, Slot};
 use crate::cluster::slots::SlotTable;
+use crate::hint::Hint;
+use crate::metrics::Counters;
 use crate::replica::ShardFeeds;
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Address;
@@ -159,6 +163,23 @@ impl Shards {
         }
     }
 
+    /// Returns the shard to which a node has moved a slot, if it is known, and sends the commands for the slot there from now on. Tells
+    /// discovery. `asked` is the shard whose node has said so.
+    pub(in crate::upstream) fn follow_moved(
+        &self,
+        slot: Slot,
+        to: &NamedNode,
+        asked: &Shard,
+    ) -> Option<Rc<Shard>> {
+        let to = to.address(asked.address().as_ref())?;
+        let shard = self.at(&to);
+        if let Some(shard) = &shard {
+            self.moved(slot, shard);
+        }
+        asked.parts.dialing.reports.hint(Hint::Moved { slot, to });
+        shard
+    }
+
     /// Takes note that a node has redirected a command because its slot is on its way to another node.
     pub fn meet_moving(&self, slot: Slot) {
         self.moving.meet(slot, Instant::now());
@@ -227,6 +248,28 @@ impl Shards {
     /// Replaces the number of connections that may be leased at each shard.
     pub(in crate::upstream) fn set_lease_limit(&self, limit: usize) {
         self.all.borrow().iter().for_each(|shard| shard.parts.pool.set_limit(limit));
+    }
+
+    /// Returns the upstream's settings.
+    pub(in crate::upstream) fn config(&self) -> Rc<UpstreamConfig> {
+        self.common.config.get()
+    }
+
+    /// Returns the counters of this worker for the upstream.
+    pub(in crate::upstream) fn counters(&self) -> &Rc<Counters> {
+        &self.common.counters
+    }
+
+    /// Starts a task that ends by itself.
+    pub(in crate::upstream) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.common.meter.spawn_local(task);
+    }
+
+    /// Returns the number of names, and the estimated size in bytes, of the subscriptions that share connections.
+    pub(in crate::upstream) fn fan_in_size(&self) -> (usize, usize) {
+        let all = self.all.borrow();
+        let fans = all.iter().map(|shard| &shard.parts.fans);
+        fans.fold((0, 0), |(names, size), fans| (names + fans.names(), size + fans.size()))
     }
 
     /// Ends every task of every shard, and with them their connections.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::cluster::ShardNumber;
+use crate::hint::Hint;
 use crate::replica::ReplicaFeed;
 use crate::resp::error_line::ErrorLine;
 use crate::timeline::Timelines;
@@ -136,6 +137,7 @@ impl Shard {
     /// Has the shard leave: what waits for its primary goes elsewhere.
     pub(super) fn leave(&self) {
         self.parts.lanes.set_gone();
+        self.parts.fans.leave();
         self.adopt(&Topology::Unknown(Arc::new(Outage::Unverified(
             "the shard has left the cluster".to_owned(),
         ))));
@@ -207,6 +209,13 @@ impl Shard {
         share: Share,
     ) -> Result<Lease, ErrorLine> {
         self.parts.pool.lease(key, replies, share).await
+    }
+
+    /// Tells discovery that the shard's primary says that the cluster is down.
+    pub(in crate::upstream) fn hint_cluster_down(&self) {
+        if let Some(generation) = self.generation() {
+            self.parts.dialing.reports.hint(Hint::ClusterDown(generation));
+        }
     }
 
     /// Counts an error reply, and tells discovery about one that only a node gives that is not the primary.

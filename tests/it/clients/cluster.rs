@@ -26,6 +26,7 @@ const PROGRAMS: &[fn(Flavor) -> Command] = &[
     |_| node("bullmq.mjs"),
     |_| node("bullmq_dashboard.mjs"),
     |_| node("socket_io.mjs"),
+    |_| node("socket_io_sharded.mjs"),
     |_| go("redigo"),
     |_| go("go_redis"),
     |_| php("phpredis.php"),

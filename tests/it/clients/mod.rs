@@ -125,6 +125,8 @@ clients! {
     bullmq_dashboard_on_redis: Redis, 1, node("bullmq_dashboard.mjs");
     socket_io: Valkey, 2, node("socket_io.mjs");
     socket_io_on_redis: Redis, 1, node("socket_io.mjs");
+    socket_io_sharded: Valkey, 1, node("socket_io_sharded.mjs");
+    socket_io_sharded_on_redis: Redis, 2, node("socket_io_sharded.mjs");
     redigo: Valkey, 2, go("redigo");
     redigo_on_redis: Redis, 1, go("redigo");
     go_redis: Valkey, 1, go("go_redis");

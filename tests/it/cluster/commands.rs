@@ -227,7 +227,11 @@ fn publish_and_subscribe(proxy: &Proxy) {
         subscriber.expect_reply(&format!("*3\r\n$8\r\nsmessage\r\n${length}\r\n{channel}\r\n$1\r\nm\r\n"));
     }
     let [one, two, _] = keys("c");
-    publisher.expect(&["SSUBSCRIBE", &one, &two], CROSS_SLOT);
+    let confirmed = |channel: &str, count: u32| {
+        format!("*3\r\n$10\r\nssubscribe\r\n${}\r\n{channel}\r\n:{count}\r\n", channel.len())
+    };
+    publisher.send_command(&["SSUBSCRIBE", &one, &two]);
+    publisher.replies_are(&[&confirmed(&one, 1), &confirmed(&two, 2)]);
 }
 
 fn commands_beside_state_at_another_node(proxy: &Proxy) {

@@ -62,6 +62,7 @@ impl<S: Subscriber + Clone> Table<S> {
                 if let Some(entry) = self.sessions.get(&session) {
                     entry.subscriber.decided(None, entry.size());
                 }
+                self.note_ends();
                 None
             }
             Work::Leave { session, kind, mut names } => {
@@ -86,6 +87,10 @@ impl<S: Subscriber + Clone> Table<S> {
                 }
                 subscriber.confirmed(kind, true, Some(name), entry.count(kind));
                 self.topic(kind, name).members.insert(session, subscriber.clone());
+                if kind == Kind::Shard && !self.topic(kind, name).active {
+                    // Its slot has left the server since the server confirmed it.
+                    self.displace(name);
+                }
             }
         }
         // Only now: the names must stay wanted until the session is a member.

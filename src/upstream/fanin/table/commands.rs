@@ -1,7 +1,9 @@
 //! The server's side of the table: the commands that the connection must send, and the replies to them. No I/O.
 
 use super::entries::{CommandPurpose, Name, SentCommand, Subscriber};
+use super::moves::{is_same_slot, one_slot_each};
 use super::{Mismatch, NAMES_PER_COMMAND, Table};
+use crate::cluster::redirect::Redirect;
 use crate::resp::pubsub::{Confirmation, Kind};
 use crate::resp::request;
 
@@ -12,9 +14,13 @@ impl<S: Subscriber + Clone> Table<S> {
             self.send(out, kind, names, CommandPurpose::Restore);
             return true;
         }
+        let ends = !self.unwanted.is_empty();
         if let Some((kind, names)) = self.take_unwanted() {
             self.send(out, kind, names, CommandPurpose::End);
             return true;
+        }
+        if ends {
+            self.note_ends();
         }
         while let Some((_, request)) = self.queued.pop_first() {
             self.set_position(&request, None);
@@ -26,7 +32,12 @@ impl<S: Subscriber + Clone> Table<S> {
                 self.grant(request);
                 continue;
             }
-            self.send(out, kind, missing, CommandPurpose::Request(request));
+            let mut parts = one_slot_each(kind, missing);
+            let last = parts.pop().unwrap_or_default();
+            for part in parts {
+                self.send(out, kind, part, CommandPurpose::Part);
+            }
+            self.send(out, kind, last, CommandPurpose::Request(request));
             return true;
         }
         false
@@ -36,7 +47,8 @@ impl<S: Subscriber + Clone> Table<S> {
     pub(in crate::upstream::fanin) fn ping(&mut self, out: &mut Vec<u8>, request: &[u8]) {
         out.extend_from_slice(request);
         let (kind, names) = (Kind::Channel, Vec::new());
-        self.sent.push_back(SentCommand { kind, names, confirmed: 0, purpose: CommandPurpose::Ping });
+        let purpose = CommandPurpose::Ping;
+        self.sent.push_back(SentCommand { kind, names, confirmed: 0, purpose, refused: false });
     }
 
     /// Returns true if the server owes a reply.
@@ -52,7 +64,17 @@ impl<S: Subscriber + Clone> Table<S> {
         &mut self,
         confirmation: &Confirmation<'_>,
     ) -> Result<(), Mismatch> {
+        if self.is_unasked(confirmation) {
+            if let Some(name) = confirmation.name {
+                self.end_moved(name);
+            }
+            return Ok(());
+        }
         let front = self.sent.front_mut().ok_or(Mismatch)?;
+        if front.is_end_of_channels() {
+            front.confirmed += 1;
+            return Ok(());
+        }
         let name = front.names.get(front.confirmed).cloned().ok_or(Mismatch)?;
         let ends = matches!(front.purpose, CommandPurpose::End);
         let expected = (front.kind, !ends, Some(&*name));
@@ -66,21 +88,29 @@ impl<S: Subscriber + Clone> Table<S> {
         }
         if done && let Some(sent) = self.sent.pop_front() {
             match sent.purpose {
-                CommandPurpose::Request(request) => self.grant(request),
+                CommandPurpose::Request(request) => match self.part_refused.take() {
+                    Some(line) => self.refuse(request, &line),
+                    None => self.grant(request),
+                },
                 CommandPurpose::Restore => self.release(kind, &sent.names),
-                CommandPurpose::End | CommandPurpose::Ping => {}
+                CommandPurpose::Part | CommandPurpose::End | CommandPurpose::Ping => {}
             }
         }
         Ok(())
     }
 
-    /// Handles a reply that is no error. Only a ping gets one.
+    /// Handles a reply that is no error. Only a ping gets one, and the probe behind the end of shard channels.
     ///
     /// # Errors
-    /// Returns an error if no ping is unanswered.
+    /// Returns an error if neither is unanswered.
     pub(in crate::upstream::fanin) fn replied(&mut self) -> Result<(), Mismatch> {
-        match self.sent.pop_front() {
-            Some(SentCommand { purpose: CommandPurpose::Ping, .. }) => Ok(()),
+        let sent = self.sent.pop_front().ok_or(Mismatch)?;
+        match sent.purpose {
+            CommandPurpose::Ping => Ok(()),
+            CommandPurpose::End if sent.kind == Kind::Shard => {
+                self.note_ends();
+                Ok(())
+            }
             _ => Err(Mismatch),
         }
     }
@@ -90,17 +120,38 @@ impl<S: Subscriber + Clone> Table<S> {
     /// # Errors
     /// Returns an error if no command is unanswered, or if the server has confirmed a part of it.
     pub(in crate::upstream::fanin) fn refused(&mut self, line: &[u8]) -> Result<usize, Mismatch> {
+        let redirected = Redirect::of(line).is_some();
+        let front = self.sent.front_mut().ok_or(Mismatch)?;
+        if front.is_end_of_channels() && !front.refused && (redirected || front.confirmed < front.names.len())
+        {
+            front.refused = true;
+            return Ok(0);
+        }
         let sent = self.sent.pop_front().ok_or(Mismatch)?;
-        if sent.confirmed > 0 {
+        if sent.confirmed > 0 && !sent.is_end_of_channels() {
             return Err(Mismatch);
         }
         match sent.purpose {
             CommandPurpose::Request(request) => {
-                self.refuse(request, line);
+                let first = self.part_refused.take();
+                self.refuse(request, first.as_deref().unwrap_or(line));
+                Ok(0)
+            }
+            CommandPurpose::Part => {
+                self.part_refused.get_or_insert_with(|| line.to_vec());
+                Ok(0)
+            }
+            CommandPurpose::Restore if redirected && sent.kind == Kind::Shard => {
+                sent.names.iter().for_each(|name| self.displace(name));
+                self.release(sent.kind, &sent.names);
                 Ok(0)
             }
             CommandPurpose::Restore => Ok(self.retry_restore(sent.kind, sent.names)),
-            CommandPurpose::End | CommandPurpose::Ping => Ok(0),
+            CommandPurpose::End => {
+                self.note_ends();
+                Ok(0)
+            }
+            CommandPurpose::Ping => Ok(0),
         }
     }
 
@@ -118,9 +169,10 @@ impl<S: Subscriber + Clone> Table<S> {
             match sent.purpose {
                 CommandPurpose::Request(request) => self.queue_first(request),
                 CommandPurpose::Restore => self.release(sent.kind, &sent.names),
-                CommandPurpose::End | CommandPurpose::Ping => {}
+                CommandPurpose::Part | CommandPurpose::End | CommandPurpose::Ping => {}
             }
         }
+        self.part_refused = None;
         self.retract_grants();
         for (kind, name) in std::mem::take(&mut self.unwanted) {
             if let Some(state) = self.topics.of_mut(kind).get_mut(&name) {
@@ -128,6 +180,7 @@ impl<S: Subscriber + Clone> Table<S> {
             }
             self.drop_if_unwanted(kind, &name);
         }
+        self.note_ends();
     }
 
     /// Has every subscription restored on a new connection. Returns the number of sessions that have any.
@@ -136,7 +189,8 @@ impl<S: Subscriber + Clone> Table<S> {
             let topics = self.topics.of(kind).iter();
             let subscribed = topics.filter(|(_, state)| !state.members.is_empty());
             let names: Vec<Name> = subscribed.map(|(name, _)| name.clone()).collect();
-            for names in names.chunks(NAMES_PER_COMMAND) {
+            let parts = one_slot_each(kind, names);
+            for names in parts.iter().flat_map(|names| names.chunks(NAMES_PER_COMMAND)) {
                 names.iter().for_each(|name| self.topic(kind, name).requests += 1);
                 self.restoring.push_back((kind, names.to_vec()));
             }
@@ -148,14 +202,20 @@ impl<S: Subscriber + Clone> Table<S> {
         let command = if matches!(purpose, CommandPurpose::End) { kind.end() } else { kind.begin() };
         let args: Vec<&[u8]> = std::iter::once(command).chain(names.iter().map(AsRef::as_ref)).collect();
         request::encode(&args, out);
-        self.sent.push_back(SentCommand { kind, names, confirmed: 0, purpose });
+        let sent = SentCommand { kind, names, confirmed: 0, purpose, refused: false };
+        if sent.is_end_of_channels() {
+            out.extend_from_slice(self.probe);
+        }
+        self.sent.push_back(sent);
     }
 
     /// Takes names of one kind that no session wants any more, for one command that ends them.
     fn take_unwanted(&mut self) -> Option<(Kind, Vec<Name>)> {
         let mut ending: Option<(Kind, Vec<Name>)> = None;
-        while let Some((kind, _)) = self.unwanted.last() {
-            let full = |(first, names): &(Kind, Vec<Name>)| first != kind || names.len() >= NAMES_PER_COMMAND;
+        while let Some((kind, name)) = self.unwanted.last() {
+            let full = |(first, names): &(Kind, Vec<Name>)| {
+                first != kind || names.len() >= NAMES_PER_COMMAND || !is_same_slot(*kind, names.first(), name)
+            };
             if ending.as_ref().is_some_and(full) {
                 break;
             }

@@ -23,6 +23,14 @@ pub(in crate::upstream::fanin) trait Subscriber {
 
     /// Reports that a confirmed subscription is lost.
     fn lost(&self);
+
+    /// Reports that the server has confirmed the end of every subscription that was to end. See [`super::Table::tell_ends`].
+    fn settled(&self) {}
+
+    /// Reports that the server has ended the subscription to a shard channel, because it does not serve the channel's slot any more.
+    fn moved(&self, _name: &Name) {
+        self.lost();
+    }
 }
 
 /// One value for each kind of subscription.
@@ -142,12 +150,16 @@ pub(super) struct SentCommand {
     pub(super) names: Vec<Name>,
     pub(super) confirmed: usize,
     pub(super) purpose: CommandPurpose,
+    /// True for the end of shard channels that the server has refused. The reply to the probe behind it is still due.
+    pub(super) refused: bool,
 }
 
 /// The reason why a command was sent.
 pub(super) enum CommandPurpose {
     /// A session asked to subscribe.
     Request(SubscribeRequest),
+    /// A session asked to subscribe to shard channels of several slots, and [`Self::Request`] follows for the last of these.
+    Part,
     /// Subscriptions of a lost connection are restored.
     Restore,
     /// No session wants the names any more.

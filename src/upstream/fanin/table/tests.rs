@@ -6,20 +6,23 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::slot::Slot;
 use crate::resp::pubsub::Confirmation;
-use crate::resp::request::Request;
+use crate::resp::request::{Request, RequestLimits, RequestScanner, Scanned};
 
 /// What one session heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Heard {
+pub(super) enum Heard {
     Confirmed(Kind, bool, Option<String>, usize),
     Decided(Option<String>),
     Lost,
+    Moved(String),
+    Settled,
 }
 
-type Ear = Rc<RefCell<Vec<Heard>>>;
+pub(super) type Ear = Rc<RefCell<Vec<Heard>>>;
 
-fn text(name: &[u8]) -> String {
+pub(super) fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
@@ -35,14 +38,26 @@ impl Subscriber for Ear {
     fn lost(&self) {
         self.borrow_mut().push(Heard::Lost);
     }
+
+    fn settled(&self) {
+        self.borrow_mut().push(Heard::Settled);
+    }
+
+    fn moved(&self, name: &Name) {
+        self.borrow_mut().push(Heard::Moved(text(name)));
+    }
 }
 
 /// A server as far as one connection's subscriptions go. Names with an `x` are not permitted.
 #[derive(Default)]
-struct Server {
-    names: BTreeSet<(&'static str, String)>,
+pub(super) struct Server {
+    pub(super) names: BTreeSet<(&'static str, String)>,
+    /// Shard channels whose slots it does not serve.
+    pub(super) left: BTreeSet<String>,
+    /// True once it has lost a slot, and with it channels.
+    pub(super) has_lost_slots: bool,
     /// Commands that have not been answered.
-    unread: VecDeque<Vec<u8>>,
+    pub(super) unread: VecDeque<Vec<u8>>,
 }
 
 fn word(kind: Kind) -> &'static str {
@@ -55,7 +70,7 @@ fn word(kind: Kind) -> &'static str {
 
 impl Server {
     /// Answers the oldest command.
-    fn answer(&mut self, table: &mut Table<Ear>) {
+    pub(super) fn answer(&mut self, table: &mut Table<Ear>) {
         let Some(command) = self.unread.pop_front() else { return };
         let request = Request::parse(&command).expect("a request");
         let args: Vec<&[u8]> = request.args().skip(1).collect();
@@ -74,26 +89,39 @@ impl Server {
             table.refused(b"-NOPERM No permissions to access a channel").expect("a command is awaited");
             return;
         }
+        if kind == Kind::Shard && args.iter().any(|name| self.left.contains(&text(name))) {
+            table.refused(b"-MOVED 7 127.0.0.1:7000").expect("a command is awaited");
+            return;
+        }
+        let slots: BTreeSet<Slot> = args.iter().map(|name| Slot::of(name)).collect();
+        assert!(kind != Kind::Shard || slots.len() == 1, "a node takes channels of one slot");
         for name in args {
             let known = (word(kind), text(name));
             let changed = if begins { self.names.insert(known) } else { self.names.remove(&known) };
-            assert!(begins || changed, "nothing is ended that was not begun");
+            let may_be_gone = kind == Kind::Shard && self.has_lost_slots;
+            assert!(begins || changed || may_be_gone, "nothing is ended that was not begun");
             table.confirm(&Confirmation { kind, begins, name: Some(name) }).expect("it is awaited");
         }
     }
 }
 
-fn send(table: &mut Table<Ear>, server: &mut Server) {
+pub(super) fn send(table: &mut Table<Ear>, server: &mut Server) {
     loop {
         let mut out = Vec::new();
         if !table.next(&mut out) {
             return;
         }
-        server.unread.push_back(out);
+        let mut rest = &out[..];
+        while let Scanned::Request(request) = RequestScanner::default().scan(rest, &RequestLimits::default())
+        {
+            server.unread.push_back(request.raw().to_vec());
+            rest = &rest[request.len()..];
+        }
+        assert!(rest.is_empty());
     }
 }
 
-fn settle(table: &mut Table<Ear>, server: &mut Server) {
+pub(super) fn settle(table: &mut Table<Ear>, server: &mut Server) {
     loop {
         send(table, server);
         if server.unread.is_empty() && !table.has_backlog() {
