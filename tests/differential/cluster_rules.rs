@@ -104,15 +104,13 @@ pub const CLUSTER_RULES: &[Rule] = &[
     Rule {
         name: "State on the connection to another node",
         origin: Origin::Cluster,
-        reason: "A client with watched keys, subscriptions in RESP3 or a transaction has a connection to one node. respgate refuses commands that need \
-                 a connection of their own to another node, and shard channels of another node than that of the subscriptions.",
+        reason: "A client with watched keys, `SUBSCRIBE` in RESP3 or a transaction has a connection to one node. respgate refuses commands that need \
+                 a connection of their own to another node.",
         effect: Effect::Parts,
         covers: |seen| {
-            let texts = [
-                "the keys of this command belong to another node than the state on",
-                "these channels belong to another node than what",
-            ];
-            texts.iter().any(|text| seen.through_says(&format!("ERR respgate: {text} the client")))
+            seen.through_says(
+                "ERR respgate: the keys of this command belong to another node than the state on the client",
+            )
         },
     },
     Rule {
@@ -148,18 +146,6 @@ pub const CLUSTER_RULES: &[Rule] = &[
             script
                 && seen.request.iter().any(|word| word.windows(7).any(|part| part == b"PUBLISH"))
                 && seen.integers().is_some_and(|(direct, through)| through < direct)
-        },
-    },
-    Rule {
-        name: "Subscriptions that the home shard does not know",
-        origin: Origin::Cluster,
-        reason: "Shard channels, and the other subscriptions of a RESP2 client that has any, are at the node of their slot. `PUBSUB` and `PUBLISH` \
-                 count those of the home shard. The messages reach all subscribers.",
-        effect: Effect::GoesOn,
-        covers: |seen| {
-            let counts = seen.spec.is_some_and(|spec| spec.name.starts_with("PUBSUB|"));
-            let fewer = seen.integers().is_some_and(|(direct, through)| through < direct);
-            seen.sharded && (counts && seen.both_answer() || seen.is(&["PUBLISH"]) && fewer)
         },
     },
     Rule {

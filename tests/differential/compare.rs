@@ -41,8 +41,6 @@ pub struct Comparator<'r> {
     clients: Vec<Sent>,
     /// A client has left, or has given up the state of its connection.
     ended: bool,
-    /// A client has subscribed to a shard channel.
-    sharded: bool,
     /// How often each rule was needed.
     used: &'r mut [u64],
     sought: Sought<'r>,
@@ -88,16 +86,7 @@ impl<'r> Comparator<'r> {
         used: &'r mut [u64],
         sought: Sought<'r>,
     ) -> Self {
-        Self {
-            flavor,
-            layout,
-            admin,
-            clients: vec![Sent::default(); clients],
-            ended: false,
-            sharded: false,
-            used,
-            sought,
-        }
+        Self { flavor, layout, admin, clients: vec![Sent::default(); clients], ended: false, used, sought }
     }
 
     /// Whether a session goes on behind a difference.
@@ -129,7 +118,6 @@ impl<'r> Comparator<'r> {
             let odd = exchange.request.iter().take(2).any(|word| !word.iter().all(u8::is_ascii_graphic));
             return if silent && odd { Verdict::Parts } else { Verdict::Same };
         };
-        self.sharded |= matches!(spec.name, "SSUBSCRIBE" | "SUNSUBSCRIBE");
         self.ended |= matches!(spec.verb, Verb::Reset | Verb::Quit);
         let about_connection =
             matches!(spec.route, RouteClass::Virtual | RouteClass::Pin | RouteClass::LeaseIfBlock);
@@ -225,7 +213,6 @@ impl<'r> Comparator<'r> {
             split: sent.split,
             failed_hello: sent.failed_hello,
             bound: sent.bound,
-            sharded: self.sharded,
             ended: self.ended,
             direct,
             through,

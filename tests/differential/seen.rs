@@ -18,8 +18,6 @@ pub struct Seen<'a> {
     pub request: &'a Request,
     /// Whether the client has an open transaction or watched keys, which bind it to a slot.
     pub bound: bool,
-    /// Whether a client of the session has subscribed to a shard channel.
-    pub sharded: bool,
     /// Whether this is a member of EXEC's reply.
     pub executed: bool,
     /// Whether the server has queued the command.
