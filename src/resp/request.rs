@@ -25,6 +25,8 @@ pub struct Request<'a> {
     raw: &'a [u8],
     argc: u32,
     name: &'a [u8],
+    /// The offset of the name's end in the frame. A line end follows.
+    name_end: usize,
 }
 
 impl<'a> Request<'a> {
@@ -73,16 +75,10 @@ impl<'a> Request<'a> {
     pub fn arg(&self, place: usize) -> Option<&'a [u8]> {
         match place.checked_sub(1) {
             None => Some(self.name),
-            Some(behind_name) => self.behind_name().nth(behind_name),
+            Some(behind_name) => {
+                Args { rest: self.raw.get(self.name_end + 2..).unwrap_or_default() }.nth(behind_name)
+            }
         }
-    }
-
-    /// Returns the arguments behind the name.
-    #[inline]
-    fn behind_name(&self) -> Args<'a> {
-        // The name is a part of the frame. A line end follows it.
-        let start = self.name.as_ptr().addr().wrapping_sub(self.raw.as_ptr().addr());
-        Args { rest: self.raw.get(start.wrapping_add(self.name.len() + 2)..).unwrap_or_default() }
     }
 }
 
@@ -214,6 +210,7 @@ impl RequestScanner {
             raw: buf.get(..self.at).unwrap_or_default(),
             argc: self.argc,
             name: buf.get(start..start + len).unwrap_or_default(),
+            name_end: start + len,
         })
     }
 
