@@ -29,21 +29,28 @@ pub(super) struct RoundPace {
     due: Instant,
     /// No round starts before this time because of a hint.
     earliest: Option<Instant>,
+    /// The time of the last hint.
+    hinted: Option<Instant>,
+    /// True if the next round follows a hint.
+    is_hinted: bool,
 }
 
 impl RoundPace {
     /// Creates a pace with a first round at once and one every `interval`.
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, delays: Backoff::new(ROUND_MIN, ROUND_MAX), due: now, earliest: None }
+        let delays = Backoff::new(ROUND_MIN, ROUND_MAX);
+        Self { interval, delays, due: now, earliest: None, hinted: None, is_hinted: false }
     }
 
     /// Has a round begin soon.
     pub(super) fn hint(&mut self, now: Instant) {
         let soon = now + JITTER.mul_f64(fastrand::f64());
-        if self.earliest.is_none_or(|earliest| now > earliest + CALM) {
+        let last = self.hinted.replace(now);
+        if last.is_none_or(|last| now > last + CALM) {
             self.delays.reset();
             self.earliest = None;
         }
+        self.is_hinted = true;
         self.due = self.due.min(self.earliest.map_or(soon, |earliest| earliest.max(soon)));
     }
 
@@ -52,7 +59,9 @@ impl RoundPace {
     pub(super) fn start(&mut self, is_settled: bool, now: Instant) -> bool {
         let due = self.due <= now;
         if due {
-            self.earliest = Some(now + self.delays.next_delay());
+            if std::mem::take(&mut self.is_hinted) {
+                self.earliest = Some(now + self.delays.next_delay());
+            }
             // Many processes must not ask at the same moment.
             self.due = now + self.interval.mul_f64(0.9 + 0.1 * fastrand::f64());
         }
@@ -95,6 +104,21 @@ mod tests {
         pace.hint(now);
         assert!(pace.wake_at() <= now + JITTER);
         assert!(!pace.start(true, now - Duration::from_millis(1)));
+    }
+
+    /// Rounds that follow no hint leave the next hint its round.
+    #[test]
+    fn a_hint_counts_however_often_the_nodes_are_asked_anyway() {
+        let start = Instant::now();
+        let mut pace = RoundPace::new(Duration::from_secs(1), start);
+        let mut now = start;
+        for _ in 0..20 {
+            now = pace.wake_at();
+            assert!(pace.start(true, now));
+        }
+        let now = now + Duration::from_millis(100);
+        pace.hint(now);
+        assert!(pace.wake_at() <= now + JITTER);
     }
 
     #[test]

@@ -483,7 +483,7 @@ fn a_large_cluster_is_asked_in_turn_until_something_changes() {
     assert!((19 * 8..=24 * 8).contains(&bench.questions), "{} questions in 20 s", bench.questions);
     // A node that is asked knows of a failover.
     simulation.fail_over(1);
-    bench.pass(&simulation, Duration::from_secs(6));
+    bench.pass(&simulation, Duration::from_secs(10));
     assert_eq!(bench.primary(1), Some(at(1 + MANY)));
     // A redirect has all asked at once.
     bench.questions = 0;
