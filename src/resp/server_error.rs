@@ -40,18 +40,22 @@ pub enum ServerError {
     WrongArity,
     /// The key that the command names does not exist.
     NoSuchKey,
+    /// A MULTI or WATCH inside a transaction, which goes on. Valkey 8 refuses it in other words, and then discards the transaction.
+    NestedTransaction,
     /// Any other error.
     Other,
 }
 
 /// The texts that tell errors of the code `ERR` apart (observed on valkey 8.0 and redis 7.0; the second and the last form come
 /// from servers before Redis 6, which have no users).
-const TEXTS: [(&[u8], ServerError); 7] = [
+const TEXTS: [(&[u8], ServerError); 9] = [
     (b"ERR AUTH <password> called without any password configured", ServerError::NeedlessPassword),
     (b"ERR Client sent AUTH, but no password is set", ServerError::NeedlessPassword),
     (b"ERR max number of clients", ServerError::TooManyClients),
     (b"ERR unknown command", ServerError::UnknownCommand),
     (b"ERR wrong number of arguments", ServerError::WrongArity),
+    (b"ERR MULTI calls can not be nested", ServerError::NestedTransaction),
+    (b"ERR WATCH inside MULTI is not allowed", ServerError::NestedTransaction),
     (b"ERR no such key", ServerError::NoSuchKey),
     (b"ERR invalid password", ServerError::WrongPassword),
 ];

@@ -83,6 +83,8 @@ pub(super) enum Effect {
     Unknown,
     /// Opens a transaction. After an error, no transaction is open.
     Multi,
+    /// Nothing but an error: a MULTI or WATCH inside a transaction. Most of these errors make EXEC fail.
+    Nested,
     /// Ends this transaction. The SELECTs in it take effect.
     Exec(Box<Transaction>),
     /// Ends a transaction without running it.

@@ -79,7 +79,7 @@ impl Leased {
                 };
             }
             // The server answers these at once, without queueing them.
-            Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
+            Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::Nested),
             Some(Verb::Select) => match request.arg(1).and_then(local::database) {
                 Some(database) => {
                     transaction.selects.push(transaction.queued, database);

@@ -113,7 +113,7 @@ impl Leased {
                     // be.
                     self.state_unknown |= !matches!(
                         awaited.effect,
-                        Effect::None | Effect::Unknown | Effect::Wait | Effect::Exec(_)
+                        Effect::None | Effect::Nested | Effect::Unknown | Effect::Wait | Effect::Exec(_)
                     );
                     if let Effect::Exec(transaction) = awaited.effect {
                         self.select_after(session, &transaction);
@@ -292,8 +292,12 @@ impl Leased {
         let confirmed = frame == OK;
         let mute = awaited.mute;
         session.announce_leased(awaited.if_lost);
-        // The server has refused to queue a command, so EXEC runs nothing. Of a later transaction, no reply has come.
-        if failed && awaited.queued && !self.expected.ends_transaction() {
+        // The server has refused a command, so EXEC runs nothing. Of a later transaction, no reply has come.
+        let discards = match awaited.effect {
+            Effect::Nested => ServerError::of(frame) != ServerError::NestedTransaction,
+            _ => awaited.queued,
+        };
+        if failed && discards && !self.expected.ends_transaction() {
             self.poison_transaction();
         }
         match awaited.effect {
@@ -301,7 +305,7 @@ impl Leased {
             Effect::Unknown if failed && !awaited.forgeable && ServerError::of(frame).denies_command() => {
                 self.pins.unpin_for_unknown();
             }
-            Effect::None | Effect::Unknown => {}
+            Effect::None | Effect::Nested | Effect::Unknown => {}
             Effect::Multi if failed => {
                 self.pins.transaction = None;
                 self.state_unknown = true;

@@ -121,6 +121,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostL
             return AfterLoss::Answer([refusal::EXEC_ABORTED, b"\r\n"].concat());
         }
         Effect::Multi
+        | Effect::Nested
         | Effect::Exec(_)
         | Effect::State
         | Effect::Select(_)

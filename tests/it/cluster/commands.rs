@@ -24,6 +24,7 @@ fn clients_see_one_server(flavor: Flavor) {
     every_group_of_commands(&proxy);
     pipelines_are_answered_in_order(&proxy);
     transactions_run_at_the_node_of_their_keys(&proxy);
+    refused_commands_discard_their_transaction(&proxy, &cluster);
     watched_keys(&proxy);
     commands_that_block(&proxy);
     scripts(&proxy);
@@ -150,6 +151,21 @@ fn a_command_that_does_not_exist_leaves_nothing(proxy: &Proxy) {
         client.expect(&["EXEC"], ABORTED);
         for key in keys("unknown") {
             client.expect(&["EVAL", "return KEYS[1]", "1", &key], &format!("${}\r\n{key}\r\n", key.len()));
+        }
+    }
+}
+
+/// What a server has refused before the first key discards the transaction at the node of that key too, or not, as on one server.
+fn refused_commands_discard_their_transaction(proxy: &Proxy, cluster: &Cluster) {
+    let mut direct = cluster.server(cluster.owner(SLOTS[0])).client();
+    let at_server = key_of("refused", SLOTS[0]);
+    for refused in [&["MULTI"][..], &["MULTI", "x"], &["WATCH"], &["UNWATCH", "x"]] {
+        let play = |client: &mut Client, key: &str| {
+            [&["MULTI"][..], refused, &["GET", key], &["EXEC"]].map(|command| client.call(command))
+        };
+        let expected = play(&mut direct, &at_server);
+        for key in keys("refused") {
+            assert_eq!(play(&mut proxy.client(), &key), expected, "{refused:?} before {key}");
         }
     }
 }
