@@ -8,8 +8,9 @@ use super::close::Close;
 use super::route::RouteDecision;
 use super::step::{Pause, Step};
 use super::{Session, local, refusal};
-use crate::command::{self, Spec, Verb};
+use crate::command::{self, Found, Spec, Verb};
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::config::Pubsub;
@@ -112,7 +113,7 @@ impl Session {
     /// Returns the route of a confined client's command.
     pub(super) fn route_confined(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if !command::arity_ok(spec, request.argc()) {
-            return RouteDecision::Refused(refusal::wrong_arity(spec.name));
+            return RouteDecision::Refused(refused_to_subscriber(request));
         }
         match spec.verb {
             Verb::Ping | Verb::Quit | Verb::Reset => RouteDecision::Local(spec),
@@ -120,7 +121,7 @@ impl Session {
                 // Beside shard channels, the client has others by a lease.
                 Some((_, true)) => RouteDecision::Leased,
                 Some((_, false)) => RouteDecision::Local(spec),
-                None => RouteDecision::Refused(refusal::only_subscriptions(spec.name)),
+                None => RouteDecision::Refused(refused_to_subscriber(request)),
             }),
         }
     }
@@ -214,4 +215,21 @@ pub(super) fn subscription_change(verb: Verb) -> Option<(Kind, bool)> {
         Verb::Sunsubscribe => (Kind::Shard, false),
         _ => return None,
     })
+}
+
+/// Returns the error for a RESP2 subscriber's request that does not concern its subscriptions. The server checks
+/// the name and the number of arguments first.
+pub(super) fn refused_to_subscriber(request: &Request<'_>) -> ErrorLine {
+    let spec = match command::find(request) {
+        Some(Found::Spec(spec)) => spec,
+        Some(Found::NoSuchSubcommand(container)) => {
+            return refusal::unknown_subcommand(container.name, request.arg(1).unwrap_or_default());
+        }
+        None => return refusal::only_subscriptions(&String::from_utf8_lossy(request.name())),
+    };
+    let line = match command::arity_ok(spec, request.argc()) {
+        true => refusal::only_subscriptions(spec.name),
+        false => refusal::wrong_arity(spec.name),
+    };
+    if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line }
 }

@@ -135,6 +135,19 @@ pub fn in_order(value: &Value) -> Value {
     }
 }
 
+/// Returns true if two replies to FUNCTION DUMP hold the same libraries, in any order. The last 8 bytes are a checksum.
+pub fn same_libraries(one: &Value, other: &Value) -> bool {
+    let bytes = |value: &Value| match value {
+        Value::Bulk(_, Some(dump)) => {
+            let mut bytes = dump[..dump.len().saturating_sub(8)].to_vec();
+            bytes.sort_unstable();
+            Some(bytes)
+        }
+        _ => None,
+    };
+    bytes(one).is_some_and(|one| bytes(other) == Some(one))
+}
+
 /// Returns the value with the times of consumers and pending entries made equal.
 pub fn without_stream_times(value: &Value) -> Value {
     const TIMES: [&[u8]; 4] = [b"idle", b"inactive", b"seen-time", b"active-time"];

@@ -51,10 +51,11 @@ pub(super) struct ScanCursor {
     pub(super) cursor: u64,
 }
 
-/// Parses the cursor of a SCAN as the server does; `None` if the server refuses it.
+/// Parses the cursor of a SCAN; `None` if a server refuses it. Servers read a C string: it may have a sign, and ends at a NUL (observed on
+/// valkey 8.0 and redis 7.0, which do not agree about empty, negative and indented ones: those are refused).
 pub(super) fn parse(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 impl ScanCursor {
@@ -165,9 +166,9 @@ mod tests {
 
     #[test]
     fn cursors_are_numbers_as_servers_read_them() {
-        assert_eq!(parse(b"0"), Some(0));
+        assert_eq!((parse(b"0"), parse(b"7\0x"), parse(b"+7")), (Some(0), Some(7), Some(7)));
         assert_eq!(parse(b"18446744073709551615"), Some(u64::MAX));
-        for refused in [&b""[..], b"18446744073709551616", b"1x", b" 1", b"-1"] {
+        for refused in [&b""[..], b"18446744073709551616", b"1x", b" 1", b"-1", b"+", b"\0"] {
             assert_eq!(parse(refused), None);
         }
         let slot = Slot::of(b"k");

@@ -4,11 +4,10 @@ use super::expect::Effect;
 use super::{LeaseEnd, Leased};
 use crate::command::{self, Found, Spec, Verb};
 use crate::resp::Resp;
-use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::session::Session;
 use crate::session::close::Close;
-use crate::session::shared_pubsub::subscription_change;
+use crate::session::shared_pubsub::{refused_to_subscriber, subscription_change};
 use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{hello, local, refusal};
 
@@ -114,21 +113,4 @@ impl Leased {
             Step::Done
         })
     }
-}
-
-/// Returns the error for a RESP2 subscriber's request that does not concern its subscriptions. The server checks
-/// the name and the number of arguments first.
-fn refused_to_subscriber(request: &Request<'_>) -> ErrorLine {
-    let spec = match command::find(request) {
-        Some(Found::Spec(spec)) => spec,
-        Some(Found::NoSuchSubcommand(container)) => {
-            return refusal::unknown_subcommand(container.name, request.arg(1).unwrap_or_default());
-        }
-        None => return refusal::only_subscriptions(&String::from_utf8_lossy(request.name())),
-    };
-    let line = match command::arity_ok(spec, request.argc()) {
-        true => refusal::only_subscriptions(spec.name),
-        false => refusal::wrong_arity(spec.name),
-    };
-    if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line }
 }

@@ -272,11 +272,23 @@ fn commands_beside_state_at_another_node(proxy: &Proxy) {
         }
     }
     // In RESP2, a subscriber may do nothing else, whichever node has the keys.
-    let mut client = proxy.client();
-    client.expect(&["SUBSCRIBE", "beside"], "*3\r\n$9\r\nsubscribe\r\n$6\r\nbeside\r\n:1\r\n");
-    for command in keys("beside").iter().map(|key| vec!["get", key]).chain([vec!["dbsize"]]) {
-        let name = command[0];
-        client.expect(&command, &format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n"));
+    for subscribe in ["SUBSCRIBE", "SSUBSCRIBE"] {
+        let mut client = proxy.client();
+        let kind = subscribe.to_ascii_lowercase();
+        let confirmation = format!("*3\r\n${}\r\n{kind}\r\n$6\r\nbeside\r\n:1\r\n", kind.len());
+        client.expect(&[subscribe, "beside"], &confirmation);
+        for command in keys("beside").iter().map(|key| vec!["get", key]).chain([vec!["dbsize"], vec!["exec"]])
+        {
+            let (name, start) = match command[0] {
+                "exec" => ("exec", "-EXECABORT Transaction discarded because of:"),
+                name => (name, "-ERR"),
+            };
+            client.expect(&command, &format!("{start} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n"));
+        }
+        client.expect(
+            &["exec", "x"],
+            "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n",
+        );
     }
     // A transaction that the server has refused a command of still goes to the node of its first key.
     for key in &keys("beside") {
