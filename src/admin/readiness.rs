@@ -9,7 +9,7 @@ use crate::topology::Topology;
 pub(super) struct Readiness {
     /// True if there is a node to which commands go, or would go if no operator had paused the upstream.
     pub(super) serves: bool,
-    /// What serves; `None` if only a warning has something to say.
+    /// The line that names the nodes or shards that serve; `None` if a warning says all.
     pub(super) line: Option<String>,
 }
 

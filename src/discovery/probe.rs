@@ -121,7 +121,7 @@ const CHECKS_PER_CONNECTION: u32 = 10;
 pub(super) struct KeptCheck {
     control: Control<Stream>,
     address: Address,
-    /// What the primary has said of itself.
+    /// The primary's own description of itself.
     description: Description,
     /// The number of checks so far.
     checks: u32,

@@ -1,6 +1,5 @@
-//! Serves subscriptions by fan-in, for sessions whose tenant uses it. Such subscriptions take no lease, and the
-//! session goes on using the other lanes beside them. A transaction, WATCH or tracking still takes a lease of its
-//! own.
+//! Serves subscriptions without a lease: by fan-in, for sessions whose tenant uses it, and the shard channels of a cluster. The
+//! session goes on using the other lanes beside them. A transaction, WATCH or tracking still takes a lease of its own.
 
 use std::task::{Context, Poll};
 

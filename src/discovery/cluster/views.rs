@@ -168,7 +168,7 @@ impl ClusterViews {
     }
 }
 
-/// What one node says of a node.
+/// One node's claim about a node.
 struct Said<'a> {
     claim: &'a NodeClaim,
     at: Instant,

@@ -47,7 +47,7 @@ pub(super) enum FanInKey {
 /// The subscriptions of all sessions of one worker that act as one user of one upstream, or of one session.
 pub(in crate::upstream) struct FanIn {
     pub(super) key: FanInKey,
-    /// As whom the only session waits for room for its connection.
+    /// The share as which the only session waits for room for its connection.
     pub(super) share: Share,
     /// True if the only session has left.
     closed: Cell<bool>,

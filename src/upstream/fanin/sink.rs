@@ -9,7 +9,7 @@ use crate::resp::pubsub::Kind;
 use crate::resp::{Resp, write};
 use crate::upstream::replies::Replies;
 
-/// What has become of a subscriber's request, or of a subscription.
+/// The outcome of a subscriber's request, or a change of one of its subscriptions.
 #[derive(Debug)]
 pub(in crate::upstream) enum SubscriberEvent {
     /// The request is done, or it is refused with this error line.

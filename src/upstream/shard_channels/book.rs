@@ -23,7 +23,7 @@ const CHANNEL_SIZE: usize = 128;
 /// The number of channels in one request to a link.
 const NAMES_PER_REQUEST: usize = 512;
 
-/// What the client sees.
+/// The outcome of a request, or of a part of it, that the client sees.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Shown<'a> {
     /// A subscription began (true) or ended. The client now has this number of shard channels.
@@ -32,7 +32,7 @@ pub(super) enum Shown<'a> {
     Refused(&'a [u8]),
 }
 
-/// What a link must do.
+/// A request to a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LinkRequest {
     /// Subscribe to these channels.

@@ -1,4 +1,4 @@
-//! What one client, its links and its task share: has channels follow their slots, and shows the client what becomes of its requests.
+//! Connects one client with its links and its task: has channels follow their slots, and shows the client the outcome of its requests.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};

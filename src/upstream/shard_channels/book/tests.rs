@@ -10,7 +10,7 @@ const NAMED: [&str; 6] = ["a", "b", "c", "d", "e", "x"];
 const LINKS: LinkId = 3;
 const REFUSED: &[u8] = b"-NOPERM";
 
-/// What the client has seen.
+/// The confirmations and refusals that the client has got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Confirmed(bool, Option<String>, usize),

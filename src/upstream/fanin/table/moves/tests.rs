@@ -149,7 +149,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What a session has, by what it has heard, and whether its request is open.
+/// The names that a session has by the events that it got, and whether its request is open.
 #[derive(Default)]
 struct Known {
     has: BTreeSet<String>,
